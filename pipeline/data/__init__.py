@@ -1,0 +1,1 @@
+"""Data the rules read: the prefix table, rate cards and plan presets."""

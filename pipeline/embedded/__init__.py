@@ -1,0 +1,1 @@
+"""Kafka and the ClickHouse engine on one machine, for a first look and for the tests."""
