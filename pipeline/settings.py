@@ -1,0 +1,131 @@
+"""Every setting, read once from the environment into one frozen object.
+
+Takes the environment; gives `Settings`, or one `SettingsError` that lists every fault at once. Units are in
+the names. Prices and plans are versioned data and commands, not settings. Secrets never show in `repr`.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import MsgmeterError
+
+DEVELOPMENT_KEY = "development-only"
+"""The value of both keys where none is set, so that a first look needs no setting up; `worker` warns about it."""
+
+
+class SettingsError(MsgmeterError):
+    """The environment holds values that cannot be used; the message lists all of them."""
+
+
+def _setting(default: Any, text: str, *, secret: bool = False) -> Any:  # noqa: ANN401 - a field of any type
+    return field(default=default, repr=not secret, metadata={"text": text})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The environment variable of a field is its name in capitals after `MSGMETER_`."""
+
+    kafka: str = _setting("127.0.0.1:9092", "Kafka bootstrap servers, host:port[,host:port]")
+    clickhouse: str = _setting(
+        "http://127.0.0.1:8123/default", "http(s)://[user:password@]host:port/database", secret=True
+    )
+    command_key: str = _setting(DEVELOPMENT_KEY, "signs commands; 16 characters or more", secret=True)
+    counterparty_key: str = _setting(
+        DEVELOPMENT_KEY, "keys the hash under which counterparties are stored; 16 characters or more", secret=True
+    )
+    application: str = _setting("msgmeter-v1", "consumer group and prefix of state topics; a state version is in it")
+    partitions: int = _setting(32, "partitions of messages.raw; chosen once")
+    replication: int = _setting(1, "replicas of each topic")
+    default_plan: str = _setting("", "plan preset for tenants without a plan; empty: such messages wait")
+    store: str = _setting("memory", "where tables live in a worker: memory or rocksdb")
+    state_directory: Path = _setting(Path("var/worker"), "the worker's local files")
+    metrics_port: int = _setting(9464, "port of /metrics on all loopback addresses; 0: any free port")
+    epoch_rows: int = _setting(50_000, "rows after which an epoch closes")
+    epoch_milliseconds: int = _setting(1_000, "time after which an epoch with rows closes")
+    checkpoint_rows: int = _setting(500_000, "rows after which state is written and offsets are committed")
+    checkpoint_milliseconds: int = _setting(10_000, "the same, as time")
+    session_seconds: int = _setting(15, "a worker silent for this long loses its partitions")
+    outage_minutes: int = _setting(360, "longest ClickHouse outage during which a worker keeps its partitions")
+    identity_hours: int = _setting(24, "how long a charged identity is held in memory")
+    identity_limit: int = _setting(20_000_000, "how many of them over all partitions")
+    pending_hours: int = _setting(72, "how long a message without a billable status is waited for")
+    pending_limit: int = _setting(2_000_000, "how many of them over all partitions")
+    window_hours: int = _setting(96, "how long a 15-minute window is held after its end")
+
+    def __post_init__(self) -> None:
+        """Checks values and their relations; raises `SettingsError` with every fault."""
+        faults = [text for text, wrong in self._faults() if wrong]
+        if faults:
+            raise SettingsError("Settings cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
+
+    def _faults(self) -> list[tuple[str, bool]]:
+        positive = [
+            (f"MSGMETER_{name.upper()} must be at least 1, not {getattr(self, name)}", getattr(self, name) < 1)
+            for name in (
+                "partitions", "replication", "epoch_rows", "epoch_milliseconds", "checkpoint_rows",
+                "checkpoint_milliseconds", "outage_minutes", "identity_hours", "pending_limit", "window_hours",
+            )
+        ]  # fmt: skip
+        return [
+            *positive,
+            ("MSGMETER_STORE must be memory or rocksdb", self.store not in ("memory", "rocksdb")),
+            (
+                "MSGMETER_CLICKHOUSE must start with http:// or https://",
+                not self.clickhouse.startswith(("http://", "https://")),
+            ),
+            (
+                "MSGMETER_COMMAND_KEY and MSGMETER_COUNTERPARTY_KEY need 16 characters or more",
+                min(len(self.command_key), len(self.counterparty_key)) < 16,
+            ),
+            ("MSGMETER_METRICS_PORT must be 0 to 65535", not 0 <= self.metrics_port <= 65535),
+            ("MSGMETER_SESSION_SECONDS must be 6 to 300", not 6 <= self.session_seconds <= 300),
+            ("MSGMETER_PENDING_HOURS must be at least MSGMETER_IDENTITY_HOURS", self.pending_hours < self.identity_hours),
+            ("MSGMETER_CHECKPOINT_ROWS must be at least MSGMETER_EPOCH_ROWS", self.checkpoint_rows < self.epoch_rows),
+            (
+                # What is evicted must have been stored by an earlier epoch, because it is looked up there.
+                "MSGMETER_IDENTITY_LIMIT must be at least 4 x MSGMETER_EPOCH_ROWS x MSGMETER_PARTITIONS",
+                self.identity_limit < 4 * self.epoch_rows * self.partitions,
+            ),
+        ]
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of an environment, the process's own by default.
+
+    An unknown MSGMETER_ name is a fault too: a misspelt setting must not pass for its default.
+    """
+    given = os.environ if environment is None else environment
+    known = {f"MSGMETER_{each.name.upper()}": each for each in fields(Settings)}
+    values: dict[str, Any] = {}
+    faults = []
+    for name, text in given.items():
+        if not name.startswith("MSGMETER_") or name in _OTHER_NAMES:
+            continue
+        if name not in known:
+            faults.append(f"{name} is not a setting; see `msgmeter settings`")
+            continue
+        each = known[name]
+        try:
+            values[each.name] = _CONVERTERS[type(each.default)](text)
+        except ValueError:
+            faults.append(f"{name} must be a whole number, not {text!r}")
+    if faults:
+        raise SettingsError("Settings cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
+    return Settings(**values)
+
+
+_OTHER_NAMES = frozenset({"MSGMETER_CACHE"})
+"""Read elsewhere: the embedded stack's download cache is needed before there is anything to set."""
+
+_CONVERTERS: dict[type, Callable[[str], Any]] = {str: str, int: int, type(Path()): Path}
+
+
+def describe_settings() -> list[tuple[str, str, str]]:
+    """(environment variable, default, meaning) of each setting, secrets' defaults included: they are no secrets."""
+    return [
+        (f"MSGMETER_{each.name.upper()}", "" if each.default is MISSING else str(each.default), each.metadata["text"])
+        for each in fields(Settings)
+    ]
