@@ -1,0 +1,153 @@
+"""Processes that cannot outlive the process that started them.
+
+Decides how a child is started, watched, stopped and killed. Takes a command, an environment and
+a log file; gives its process id, exit code and the tail of its log. Never restarts anything and
+never interprets what the child does; `stack.py` does.
+
+Invariants:
+- the child runs in its own session, so Ctrl-C in a terminal reaches the owner only, who stops its
+  children in order;
+- when the owner dies, also by `kill -9`, the kernel kills the child (Linux; elsewhere the child
+  is only stopped by an orderly exit of the owner).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+# Runs in the child before the command replaces it. PR_SET_PDEATHSIG is 1 (source: prctl(2)); it
+# survives execve. The parent is compared afterwards, because one that died before the call sends
+# nothing. Python ignores SIGPIPE and execve keeps it ignored, so it is restored.
+_TIE_TO_OWNER = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != int(sys.argv[1]):
+        os._exit(125)
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
+# The kernel watches the *thread* that forked, not the process. Everything is therefore forked
+# from one thread that lives as long as the process does.
+_SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedded-spawner")
+
+_POLL_SECONDS = 0.05
+_TAIL_BYTES = 6_000
+
+
+class MissingPrerequisiteError(RuntimeError):
+    """The machine lacks a program; the text says which and how to install it."""
+
+
+class StartError(RuntimeError):
+    """A process died or was not ready by its deadline; the text holds its log's tail."""
+
+
+class OwnedProcess:
+    """One child process.
+
+    `command` is searched on PATH; `log_path` receives stdout and stderr, appended; `environment`
+    is added to the owner's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log_path: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.command = tuple(command)
+        self.log_path = log_path
+        self._environment = dict(environment or {})
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the last start, None before the first."""
+        return self._process.pid if self._process else None
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code, negative for a signal; None while it runs or before the first start."""
+        return self._process.poll() if self._process else None
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the command; returns before it is ready. Must not be running."""
+        assert not self.running, f"{self.name} runs already"  # noqa: S101 - a bug of the caller
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            self._process = _SPAWNER.submit(
+                subprocess.Popen,
+                [sys.executable, "-I", "-S", "-c", _TIE_TO_OWNER, str(os.getpid()), *self.command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self._environment},
+                start_new_session=True,
+            ).result()
+
+    def await_ready(self, probe: Callable[[], bool], deadline_seconds: float) -> None:
+        """Return once `probe()` is true; StartError when the child dies or the deadline passes."""
+        deadline = time.monotonic() + deadline_seconds
+        while not probe():
+            if not self.running:
+                raise StartError(f"{self.name} ended with code {self.exit_code}\n{self.log_tail()}")
+            if time.monotonic() > deadline:
+                raise StartError(f"{self.name} not ready in {deadline_seconds} s\n{self.log_tail()}")
+            time.sleep(_POLL_SECONDS)
+
+    def stop(self, deadline_seconds: float) -> int | None:
+        """Ask it to end (SIGTERM), kill it at the deadline; gives the exit code."""
+        if self._process is None:
+            return None
+        if self.running:
+            self._process.terminate()
+            try:
+                self._process.wait(deadline_seconds)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self._process.returncode
+
+    def kill(self) -> None:
+        """`kill -9` it and whatever it started; returns when it is gone."""
+        if self._process is not None and self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def log_tail(self) -> str:
+        """Give the last lines of the log, empty where there is none."""
+        if not self.log_path.exists():
+            return ""
+        with self.log_path.open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - _TAIL_BYTES))
+            return log.read().decode("utf-8", "replace").strip()
+
+
+def free_port() -> int:
+    """Give a TCP port that nobody listened on a moment ago; another process may still take it."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
