@@ -5,8 +5,8 @@ fields refused. `PlanTerms` is what the folds use: integers, a tariff, sets. `co
 other or says everything that is wrong. Callers keep the terms by the document's bytes (`encode_plan`), since
 compiling costs some 20 us and looking up costs nothing.
 
-Shape and words of closed lists (types, statuses, units) are checked when a document is decoded; ranges, and
-what depends on other data (the rate card, the zone database), are checked here, so that one answer names every
+Shape and words of closed lists (types, statuses, units) are checked when a document is decoded; ranges and
+what depends on other data (rate cards, zones, alphabets) are checked here, so that one answer names every
 fault.
 
 Invariants: every field but the first five has a default, so that documents written before a field existed
@@ -19,8 +19,10 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from pipeline.core.alphabets import LOCKING_SHIFT_LANGUAGES, SINGLE_SHIFT_LANGUAGES
 from pipeline.core.amounts import parse_credits
 from pipeline.core.rating import RateCard, RateRule, Tariff
+from pipeline.core.segments import Profile, profile
 from pipeline.core.windows import is_zone
 
 Status = Literal[
@@ -44,13 +46,15 @@ MAX_LATE_GRACE_HOURS = 31 * 24
 _MILLISECONDS_PER_HOUR = 3_600_000
 
 
-class SegmentProfile(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the segments of a tenant's messages are counted where the gateway does not say."""
+class SegmentRule(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a gateway cuts bodies into segments, for messages whose segments it does not report."""
 
     reference_bits: Literal[8, 16] = 8
     """The size of the concatenation reference: 16 bits leave one septet or unit less in each part."""
-    national_table_by_source: dict[str, str] = {}
-    """Source to the national language profile its gateway encodes with; sources left out use none."""
+    single_shift: str = ""
+    """The language of the single shift table it uses; "" for none."""
+    locking_shift: str = ""
+    """The language of the locking shift table it uses; "" for none."""
 
 
 class Plan(Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +86,9 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     """For so long after a period's end a message that occurred in it still counts in it: 0 to 744."""
     overage: Literal["uncovered"] = "uncovered"
     """What happens to usage that no grant covers: it is metered and booked as uncovered."""
-    segments: SegmentProfile = SegmentProfile()
+    segments: SegmentRule = SegmentRule()
+    segments_by_source: dict[str, SegmentRule] = {}
+    """Source to its own rule, where it differs from `segments`."""
 
 
 class PlanTerms(Struct, frozen=True):
@@ -97,8 +103,9 @@ class PlanTerms(Struct, frozen=True):
     billable_statuses: frozenset[str]
     late_grace_milliseconds: int
     overage: Literal["uncovered"]
-    reference_bits: Literal[8, 16]
-    national_table_by_source: Mapping[str, str]
+    profile: Profile
+    """How segments are counted, for sources that `profile_by_source` does not name."""
+    profile_by_source: Mapping[str, Profile]
 
 
 _decode = msgspec.json.Decoder(Plan).decode
@@ -132,8 +139,8 @@ def compile_plan(plan: Plan, cards: Mapping[str, RateCard]) -> PlanTerms:
         billable_statuses=frozenset(plan.billable_statuses),
         late_grace_milliseconds=plan.late_grace_hours * _MILLISECONDS_PER_HOUR,
         overage=plan.overage,
-        reference_bits=plan.segments.reference_bits,
-        national_table_by_source=plan.segments.national_table_by_source,
+        profile=_profile(plan.segments),
+        profile_by_source={source: _profile(rule) for source, rule in plan.segments_by_source.items()},
     )
 
 
@@ -155,7 +162,26 @@ def _faults(plan: Plan) -> list[str]:
         ),
         f"rates must be at most {MAX_OWN_RATES}": len(plan.rates) <= MAX_OWN_RATES,
     }
-    return [fault for fault, holds in checks.items() if not holds]
+    faults = [fault for fault, holds in checks.items() if not holds]
+    for rule in {plan.segments: None, **dict.fromkeys(plan.segments_by_source.values())}:
+        faults += _segment_faults(rule)
+    return faults
+
+
+def _segment_faults(rule: SegmentRule) -> list[str]:
+    tables = {
+        "single_shift": (rule.single_shift, SINGLE_SHIFT_LANGUAGES),
+        "locking_shift": (rule.locking_shift, LOCKING_SHIFT_LANGUAGES),
+    }
+    return [
+        f"{table} {language[:64]!r} is none of: {', '.join(languages)}"
+        for table, (language, languages) in tables.items()
+        if language and language not in languages
+    ]
+
+
+def _profile(rule: SegmentRule) -> Profile:
+    return profile(rule.reference_bits, rule.single_shift, rule.locking_shift)
 
 
 def _allowance(text: str, faults: list[str]) -> int:
