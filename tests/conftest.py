@@ -1,16 +1,18 @@
-"""Fixtures every test directory shares: a real broker, one per test session, and names nobody else uses.
+"""Fixtures every test directory shares: one real broker and engine per test session, and names of one's own.
 
-Lazily started: a run of core tests starts nothing. Tests that kill a broker start their own
-(`EmbeddedBroker(tmp_path)`), because everybody shares this one.
+Lazily started: a run of core tests starts nothing. Tests that kill a server start their own
+(`EmbeddedBroker(tmp_path)`), because everybody shares these.
 """
 
 import uuid
 from collections.abc import Callable, Iterator
 
+import clickhouse_connect
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from pipeline.embedded.broker import EmbeddedBroker
+from pipeline.embedded.clickhouse import EmbeddedClickHouse
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +22,25 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]
     with EmbeddedBroker(directory) as running:
         yield running
         running.kill()  # Nobody needs its data any more, and an orderly end takes longer.
+
+
+@pytest.fixture(scope="session")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedClickHouse]:
+    """One ClickHouse engine for the whole test session; clients use `.host` and `.port`."""
+    with EmbeddedClickHouse(tmp_path_factory.mktemp("clickhouse")) as running:
+        yield running
+        running.kill()
+
+
+@pytest.fixture
+def database(clickhouse: EmbeddedClickHouse) -> Iterator[str]:
+    """Give the name of an empty database that is dropped afterwards."""
+    name = f"test_{uuid.uuid4().hex[:10]}"
+    client = clickhouse_connect.get_client(host=clickhouse.host, port=clickhouse.port)
+    client.command(f"CREATE DATABASE {name}")
+    yield name
+    client.command(f"DROP DATABASE {name}")
+    client.close()
 
 
 @pytest.fixture
