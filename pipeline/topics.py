@@ -1,0 +1,150 @@
+"""The Kafka topics, with every partition count and config that the guarantees lean on.
+
+Takes settings; gives the list of topics, and creates those that are missing. Never alters or deletes one: a
+topic that is there but differs is an error which names every difference, because partitions cannot be taken
+back and a changelog compacted too early cannot be mended afterwards.
+"""
+
+from dataclasses import dataclass
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from pipeline.errors import MsgmeterError
+from pipeline.settings import Settings
+
+MESSAGES_RAW = "messages.raw"
+ACCOUNT_RESULTS = "account.results"
+USAGE_ALERTS = "usage.alerts"
+MESSAGES_REFUSED = "messages.refused"
+
+_DAY_MILLISECONDS = 86_400_000
+_MEBIBYTE = 1 << 20
+_REQUEST_SECONDS = 30.0
+
+
+class TopicError(MsgmeterError):
+    """Topics exist with other partitions or configs than this version needs, or could not be created."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic as it must be; `config` holds what is checked, in Kafka's own words."""
+
+    name: str
+    partitions: int
+    replication: int
+    config: dict[str, str]
+
+
+def changelog_names(application: str) -> tuple[str, str, str]:
+    """The changelogs of the tables accounts, windows and ids, named as Faust names them."""
+    return (
+        f"{application}-accounts-changelog",
+        f"{application}-windows-changelog",
+        f"{application}-ids-changelog",
+    )
+
+
+def topics(settings: Settings) -> list[Topic]:
+    """Every topic of a deployment; all have one partition count, because tables must match their source."""
+    # One replica may fail without stopping writes, and what was acknowledged is in two places.
+    insync = {"min.insync.replicas": str(min(2, settings.replication))}
+    raw = {
+        "cleanup.policy": "delete",
+        # Append time is the only clock the meter has; a gateway's own time would make "late" its choice.
+        "message.timestamp.type": "LogAppendTime",
+        # Values above 1 MiB are refused by us, with a record of it, so the broker has to take them.
+        "max.message.bytes": str(2 * _MEBIBYTE),
+        # The longest replay we promise; a refused record is retried from here too.
+        "retention.ms": str(14 * _DAY_MILLISECONDS),
+        "retention.bytes": "-1",
+        **insync,
+    }
+    answers = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MILLISECONDS), **insync}
+    return [
+        Topic(name, settings.partitions, settings.replication, config)
+        for name, config in (
+            (MESSAGES_RAW, raw),
+            (ACCOUNT_RESULTS, answers),
+            (USAGE_ALERTS, answers),
+            (MESSAGES_REFUSED, answers),
+            *((name, _changelog(settings) | insync) for name in changelog_names(settings.application)),
+        )
+    ]
+
+
+def _changelog(settings: Settings) -> dict[str, str]:
+    return {
+        "cleanup.policy": "compact",
+        # A worker that was paused past its session may append old values when it wakes. Recovery takes the
+        # highest version of a key, so both must still be there: compaction keeps away from anything younger
+        # than the longest time a worker may hold a partition without writing.
+        "min.compaction.lag.ms": str(max(2 * settings.outage_minutes * 60_000, _DAY_MILLISECONDS)),
+        # Rolled and cleaned often enough that recovery reads little more than the live values.
+        "segment.ms": str(_DAY_MILLISECONDS // 4),
+        "segment.bytes": str(64 * _MEBIBYTE),
+        "min.cleanable.dirty.ratio": "0.2",
+        # A deleted key's tombstone outlives a worker that reads slowly.
+        "delete.retention.ms": str(7 * _DAY_MILLISECONDS),
+        "max.message.bytes": str(8 * _MEBIBYTE),
+    }
+
+
+def create_topics(settings: Settings) -> list[str]:
+    """Creates the topics that are missing and gives their names; raises TopicError where one differs."""
+    admin = AdminClient({"bootstrap.servers": settings.kafka})
+    wanted = topics(settings)
+    try:
+        there = admin.list_topics(timeout=_REQUEST_SECONDS).topics
+    except KafkaException as error:
+        raise TopicError(f"No broker answers at {settings.kafka}: {error.args[0].str()}") from error
+    present = [topic for topic in wanted if topic.name in there]
+    faults = [
+        f"{topic.name} has {len(there[topic.name].partitions)} partitions, not {topic.partitions}"
+        for topic in present
+        if len(there[topic.name].partitions) != topic.partitions
+    ]
+    faults += _config_faults(admin, present)
+    if faults:
+        raise TopicError(
+            "Topics differ from what is needed:\n" + "\n".join(f"  - {fault}" for fault in faults)
+        )
+    return _create(admin, [topic for topic in wanted if topic.name not in there])
+
+
+def _config_faults(admin: AdminClient, present: list[Topic]) -> list[str]:
+    if not present:
+        return []
+    resources = {topic.name: ConfigResource(ResourceType.TOPIC, topic.name) for topic in present}
+    answers = {
+        resource.name: future
+        for resource, future in admin.describe_configs(
+            list(resources.values()), request_timeout=_REQUEST_SECONDS
+        ).items()
+    }
+    return [
+        f"{topic.name} has {name}={found[name].value if name in found else None}, not {value}"
+        for topic in present
+        for found in (answers[topic.name].result(_REQUEST_SECONDS),)
+        for name, value in topic.config.items()
+        if name not in found or found[name].value != value
+    ]
+
+
+def _create(admin: AdminClient, missing: list[Topic]) -> list[str]:
+    if not missing:
+        return []
+    futures = admin.create_topics(
+        [NewTopic(topic.name, topic.partitions, topic.replication, config=topic.config) for topic in missing],
+        operation_timeout=_REQUEST_SECONDS,
+    )
+    faults = []
+    for name, future in futures.items():
+        try:
+            future.result(_REQUEST_SECONDS)
+        except KafkaException as error:
+            faults.append(f"{name}: {error.args[0].str()}")
+    if faults:
+        raise TopicError("Topics could not be created:\n" + "\n".join(f"  - {fault}" for fault in faults))
+    return [topic.name for topic in missing]
