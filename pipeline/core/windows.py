@@ -1,6 +1,7 @@
 """Where an instant belongs: its 15-minute UTC window, its tenant's local day, its billing period.
 
-Takes instants as UTC epoch milliseconds and zones by their IANA names; gives half-open spans `[start, end)`.
+Takes instants as UTC epoch milliseconds, from the year 2 to 9998 (decoding bounds them closer), and zones by
+their IANA names; gives half-open spans `[start, end)`.
 Never reads a clock. Zone rules are reference data: they are read from the `tzdata` package, each zone once,
 when it is first asked for. The host's own zone files are never used, so two hosts agree.
 

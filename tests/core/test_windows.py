@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from pipeline.core import windows
 from pipeline.core.windows import (
     WINDOW_MILLISECONDS,
     bounds,
@@ -210,3 +211,11 @@ def test_other_names_are_no_zones_and_open_no_file(name: str) -> None:
     assert not is_zone(name)
     with pytest.raises(ValueError, match="not an IANA time zone"):
         local_day(0, name)
+
+
+def test_remembered_days_are_bounded_and_stay_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "_MAX_DAYS_HELD", 8)
+    monkeypatch.setattr(windows, "_days", {})
+    for number in range(1_000):
+        assert local_day(number * WINDOW_MILLISECONDS, "UTC") == number // 96
+        assert len(windows._days) <= 8
