@@ -22,7 +22,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from pipeline.embedded.kafka_jars import java, kafka_jars
-from pipeline.embedded.owned import OwnedProcess, StartError, free_port
+from pipeline.embedded.owned import OwnedProcess, StartError, free_port, require_free_port
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -114,6 +114,7 @@ class EmbeddedBroker:
         for attempt in range(1, _START_ATTEMPTS + 1):
             if self._port_is_ours_to_choose and (attempt > 1 or self.port == 0):
                 self.port = free_port()
+            require_free_port(self.port, "the broker", "MSGMETER_KAFKA")
             try:
                 self._start_once(java(), classpath, deadline_seconds)
             except StartError as failure:

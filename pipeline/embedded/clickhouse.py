@@ -10,7 +10,7 @@ import http.client
 import sys
 from typing import TYPE_CHECKING, Self
 
-from pipeline.embedded.owned import OwnedProcess, StartError, free_port
+from pipeline.embedded.owned import OwnedProcess, StartError, free_port, require_free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +52,7 @@ class EmbeddedClickHouse:
         for attempt in range(1, _START_ATTEMPTS + 1):
             if self._port_is_ours_to_choose and (attempt > 1 or self.port == 0):
                 self.port = free_port()
+            require_free_port(self.port, "ClickHouse", "MSGMETER_CLICKHOUSE")
             self.process = OwnedProcess("clickhouse", self._command(), self.directory / "clickhouse.log")
             self.process.start()
             try:

@@ -39,7 +39,7 @@ _ENGINE_CONFIGURATION = """<clickhouse>
   <timezone>UTC</timezone>
   <max_server_memory_usage>{memory_bytes}</max_server_memory_usage>
   <max_thread_pool_size>256</max_thread_pool_size>
-  <max_thread_pool_free_size>16</max_thread_pool_free_size>
+  <max_thread_pool_free_size>64</max_thread_pool_free_size>
   <background_pool_size>{merge_threads}</background_pool_size>
   <mark_cache_size>67108864</mark_cache_size>
   <primary_index_cache_size>67108864</primary_index_cache_size>

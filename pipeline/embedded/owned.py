@@ -23,6 +23,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from pipeline.errors import MsgmeterError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
@@ -48,11 +50,11 @@ _POLL_SECONDS = 0.05
 _TAIL_BYTES = 6_000
 
 
-class MissingPrerequisiteError(RuntimeError):
+class MissingPrerequisiteError(MsgmeterError):
     """The machine lacks a program; the text says which and how to install it."""
 
 
-class StartError(RuntimeError):
+class StartError(MsgmeterError):
     """A process died or was not ready by its deadline; the text holds its log's tail."""
 
 
@@ -116,15 +118,21 @@ class OwnedProcess:
                 raise StartError(f"{self.name} not ready in {deadline_seconds} s\n{self.log_tail()}")
             time.sleep(_POLL_SECONDS)
 
+    def wait(self, deadline_seconds: float) -> int | None:
+        """Give its exit code once it has ended; None when it still runs at the deadline."""
+        assert self._process is not None, f"{self.name} never ran"  # noqa: S101 - a bug of the caller
+        try:
+            return self._process.wait(deadline_seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
     def stop(self, deadline_seconds: float) -> int | None:
         """Ask it to end (SIGTERM), kill it at the deadline; gives the exit code."""
         if self._process is None:
             return None
         if self.running:
             self._process.terminate()
-            try:
-                self._process.wait(deadline_seconds)
-            except subprocess.TimeoutExpired:
+            if self.wait(deadline_seconds) is None:
                 self.kill()
         return self._process.returncode
 
@@ -143,6 +151,22 @@ class OwnedProcess:
             log.seek(0, os.SEEK_END)
             log.seek(max(0, log.tell() - _TAIL_BYTES))
             return log.read().decode("utf-8", "replace").strip()
+
+
+def require_free_port(port: int, service: str, setting: str) -> None:
+    """Raise StartError when somebody listens on a port that was asked for.
+
+    Without this the readiness probe would be answered by that other server.
+    """
+    with socket.socket() as listener:
+        # A port whose last connections are only fading out is free.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as taken:
+            raise StartError(
+                f"port {port} for {service} is taken; stop what listens there, or set {setting} to use it"
+            ) from taken
 
 
 def free_port() -> int:
