@@ -2,14 +2,15 @@
 
     MsgmeterError                    anything msgmeter raises on purpose
     ├── SettingsError                pipeline.settings: the environment cannot be used
-    ├── MigrationError               pipeline.clickhouse.migrate: the database is not what the migrations left
-    ├── Transient                    it may pass: wait `retry_after_seconds`, then do the same again, unchanged
+    ├── MigrationError               pipeline.clickhouse.migrate: the database differs from the migrations
+    ├── Transient                    it may pass: wait `retry_after_seconds`, then do the same again
     └── Permanent                    doing the same again fails again: change what is sent, or stop
         └── Unstorable               one of the rows is at fault: without it the others can be stored
 
 An adapter maps the errors of its library to `Transient` and `Permanent` once, with the cause chained, so that
-nobody else names that library. A record that cannot be billed is no error but a refusal (pipeline.core.refusals),
-and a bug is an assertion that ends the process. No message holds a password or a message's content.
+nobody else names that library. A record that cannot be billed is no error but a refusal
+(pipeline.core.refusals), and a bug is an assertion that ends the process. No text holds a password or a
+message's content.
 """
 
 

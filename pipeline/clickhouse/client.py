@@ -1,0 +1,259 @@
+"""How msgmeter speaks to ClickHouse: connecting, inserting columns, and what an error means for the caller.
+
+Takes a URL, or a table with columns of Python values. Gives a client of ClickHouse's own driver, or nothing
+for an insert that is stored. Every error of the driver and of HTTP leaves here as `Transient`, `Permanent` or
+`Unstorable`, with its cause chained; nobody else names the driver's errors. Never shows a password.
+
+Invariants
+- When `insert` returns, the rows are stored; when it raises, all, some or none of them are.
+- Repeating an insert, the same rows with the same token, stores nothing twice. The driver itself may send one
+  twice when a connection drops: the token is what makes that harmless.
+- One token never carries different rows: where a batch is cut, each piece has a token made of its bounds.
+"""
+
+import contextlib
+import ipaddress
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import clickhouse_connect
+import urllib3.exceptions
+from clickhouse_connect.datatypes.registry import get_from_name
+from clickhouse_connect.driver import exceptions as driver
+from clickhouse_connect.driver.client import Client
+
+from pipeline.errors import MsgmeterError, Permanent, Transient, Unstorable
+
+SOON_SECONDS = 1.0
+"""Wait after a lost connection or a cancelled query."""
+LATER_SECONDS = 5.0
+"""Wait where the server needs time of its own: parts to merge, memory or disk to free, a quorum to return."""
+MAX_UNSTORABLE_ROWS = 100
+"""More rows than this at fault in one batch are a fault of the program and must not pass for bad data."""
+_TEXT_CHARACTERS = 500
+
+# Numbers and names: ClickHouse, src/Common/ErrorCodes.cpp.
+_SOON_CODES = frozenset({
+    159,  # TIMEOUT_EXCEEDED
+    160,  # TOO_SLOW
+    198,  # DNS_ERROR
+    202,  # TOO_MANY_SIMULTANEOUS_QUERIES
+    203,  # NO_FREE_CONNECTION
+    209,  # SOCKET_TIMEOUT
+    210,  # NETWORK_ERROR
+    236,  # ABORTED
+    279,  # ALL_CONNECTION_TRIES_FAILED
+    373,  # SESSION_IS_LOCKED
+    394,  # QUERY_WAS_CANCELLED
+    473,  # DEADLOCK_AVOIDED
+})  # fmt: skip
+_LATER_CODES = frozenset({
+    74,   # CANNOT_READ_FROM_FILE_DESCRIPTOR
+    75,   # CANNOT_WRITE_TO_FILE_DESCRIPTOR
+    76,   # CANNOT_OPEN_FILE
+    173,  # CANNOT_ALLOCATE_MEMORY
+    201,  # QUOTA_EXCEEDED
+    225,  # NO_ZOOKEEPER
+    241,  # MEMORY_LIMIT_EXCEEDED
+    242,  # TABLE_IS_READ_ONLY
+    243,  # NOT_ENOUGH_SPACE
+    252,  # TOO_MANY_PARTS
+    285,  # TOO_FEW_LIVE_REPLICAS
+    286,  # UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE
+    319,  # UNKNOWN_STATUS_OF_INSERT
+    425,  # SYSTEM_ERROR
+    439,  # CANNOT_SCHEDULE_TASK
+    499,  # S3_ERROR
+    999,  # KEEPER_EXCEPTION
+    1000, # POCO_EXCEPTION
+})  # fmt: skip
+_ROW_CODES = frozenset({
+    6,    # CANNOT_PARSE_TEXT
+    26,   # CANNOT_PARSE_QUOTED_STRING
+    27,   # CANNOT_PARSE_INPUT_ASSERTION_FAILED
+    38,   # CANNOT_PARSE_DATE
+    41,   # CANNOT_PARSE_DATETIME
+    53,   # TYPE_MISMATCH
+    69,   # ARGUMENT_OUT_OF_BOUND
+    70,   # CANNOT_CONVERT_TYPE
+    72,   # CANNOT_PARSE_NUMBER
+    117,  # INCORRECT_DATA
+    128,  # TOO_LARGE_ARRAY_SIZE
+    131,  # TOO_LARGE_STRING_SIZE
+    321,  # VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
+    349,  # CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
+    469,  # VIOLATED_CONSTRAINT
+})  # fmt: skip
+
+_FOREIGN_ERRORS = (
+    driver.ClickHouseError,
+    driver.StreamCompleteException,
+    urllib3.exceptions.HTTPError,
+    OSError,
+)
+
+_SERIALISING_ERRORS = (TypeError, ValueError, AttributeError, OverflowError, struct.error)
+"""What the driver lets through when a value does not fit its column, besides its own DataError."""
+
+_INSERT_SETTINGS: Mapping[str, Any] = {
+    # Stored when answered, not when a buffer is flushed.
+    "async_insert": 0,
+    # Collapsing duplicates inside one insert costs the engine 3-5 us a row; merges and FINAL do it anyway.
+    "optimize_on_insert": 0,
+    # A batch of very old messages touches more months than the default of 100; it must not stick.
+    "max_partitions_per_insert_block": 0,
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table and the columns an insert gives, in their order: (name, ClickHouse type)."""
+
+    name: str
+    columns: tuple[tuple[str, str], ...]
+
+    @cached_property
+    def column_names(self) -> tuple[str, ...]:
+        """The columns' names, in order."""
+        return tuple(name for name, _ in self.columns)
+
+    @cached_property
+    def column_types(self) -> list[Any]:
+        """The driver's types, made once, so that an insert need not ask the server for them."""
+        return [get_from_name(type_name) for _, type_name in self.columns]
+
+
+def connect(url: str, *, connect_timeout_seconds: int = 5, request_timeout_seconds: int = 60) -> Client:
+    """Return a client of the database in `http(s)://[user[:password]@]host[:port][/database]`.
+
+    Several threads may use it at once: it has no session. Blocks are compressed unless the server is on this
+    machine. Raises `Permanent` for a URL that cannot be used or a refused login, `Transient` if nobody
+    answers.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise Permanent("The ClickHouse URL cannot be read: its host or port is malformed") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise Permanent("The ClickHouse URL must be http(s)://[user:password@]host:port/database")
+    with driver_errors():
+        return clickhouse_connect.get_client(
+            interface=parts.scheme,
+            host=parts.hostname,
+            port=port or (8443 if parts.scheme == "https" else 8123),
+            username=unquote(parts.username or "default"),
+            password=unquote(parts.password or ""),
+            database=unquote(parts.path.strip("/")) or "default",
+            compress=False if _is_loopback(parts.hostname) else "lz4",
+            connect_timeout=connect_timeout_seconds,
+            send_receive_timeout=request_timeout_seconds,
+            autogenerate_session_id=False,
+            autogenerate_query_id=False,
+            show_clickhouse_errors="scrub",
+        )
+
+
+def insert(client: Client, table: Table, columns: Sequence[Sequence[Any]], token: str) -> None:
+    """Store rows given as one list per column of `table`, in its order; all lists are equally long.
+
+    Instants are integers in the column's unit, dates are days since 1970-01-01, FixedStrings are bytes.
+    `token` names exactly these rows: use it again to repeat this insert, and for no other.
+    Raises `Unstorable` if a row is at fault, other `Permanent` and `Transient` errors as the module says.
+    """
+    rows = len(columns[0])
+    assert len(columns) == len(table.columns), f"{table.name} takes {len(table.columns)} columns"
+    assert all(len(column) == rows for column in columns), "columns must be equally long"
+    if not rows:
+        return
+    try:
+        with driver_errors():
+            client.insert(
+                table.name,
+                columns,
+                column_names=table.column_names,
+                column_types=table.column_types,
+                column_oriented=True,
+                settings={**_INSERT_SETTINGS, "insert_deduplication_token": token},
+            )
+    except _SERIALISING_ERRORS as error:
+        raise Unstorable(f"A value does not fit {table.name}: {_text_of(error)}") from error
+
+
+def insert_isolating(client: Client, table: Table, columns: Sequence[Sequence[Any]], token: str) -> list[int]:
+    """Do what `insert` does, but store what can be stored; return the other rows' indexes.
+
+    The batch is halved until the rows at fault are alone. Raises `Transient` where the service fails on the
+    way: repeat it with the same rows and token; and `Permanent` where more than `MAX_UNSTORABLE_ROWS` are at
+    fault, which is then the program's fault.
+    """
+    unstorable: list[int] = []
+    spans = [(0, len(columns[0]))]
+    while spans:
+        start, end = spans.pop()
+        whole = end - start == len(columns[0])
+        piece = columns if whole else [column[start:end] for column in columns]
+        try:
+            insert(client, table, piece, token if whole else f"{token}[{start}:{end}]")
+        except Unstorable as error:
+            if end - start > 1:
+                middle = (start + end) // 2
+                spans += [(middle, end), (start, middle)]
+                continue
+            unstorable.append(start)
+            if len(unstorable) > MAX_UNSTORABLE_ROWS:
+                text = f"More than {MAX_UNSTORABLE_ROWS} rows of one batch do not fit {table.name}"
+                raise Permanent(f"{text}; the last: {error}") from error
+    return unstorable
+
+
+@contextlib.contextmanager
+def driver_errors() -> Iterator[None]:
+    """Turn every error of the driver and of HTTP inside it into one of ours, the cause chained."""
+    try:
+        yield
+    except _FOREIGN_ERRORS as error:
+        raise operating_error(error) from error
+
+
+def operating_error(error: Exception) -> MsgmeterError:
+    """Say what an error of the driver, of urllib3 or of the system means for the caller."""
+    code = getattr(error, "code", None)
+    text = f"ClickHouse: {_text_of(error)}"
+    if isinstance(code, int) and code:
+        return _error_of_code(code, text)
+    if isinstance(error, driver.DataError):
+        return Unstorable(text)
+    if isinstance(error, (driver.ProgrammingError, driver.NotSupportedError, ValueError)):
+        # ValueError: urllib3 marks with it what is wrong with the request itself, like a malformed address.
+        return Permanent(text)
+    if isinstance(error, driver.DatabaseError) and not isinstance(error, driver.OperationalError):
+        # An HTTP status without a ClickHouse error: a proxy before the server, or no ClickHouse at all.
+        return (
+            Permanent(text) if "HTTP status 4" in text else Transient(text, retry_after_seconds=LATER_SECONDS)
+        )
+    return Transient(text, retry_after_seconds=SOON_SECONDS)
+
+
+def _error_of_code(code: int, text: str) -> MsgmeterError:
+    if code in _SOON_CODES:
+        return Transient(text, retry_after_seconds=SOON_SECONDS)
+    if code in _LATER_CODES:
+        return Transient(text, retry_after_seconds=LATER_SECONDS)
+    return Unstorable(text) if code in _ROW_CODES else Permanent(text)
+
+
+def _text_of(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:_TEXT_CHARACTERS]}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

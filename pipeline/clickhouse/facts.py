@@ -1,0 +1,106 @@
+"""The facts table from Python: its columns, how to fill them fast, and what an old message was charged.
+
+Takes keys of messages; gives the charges stored for them. `client.insert(client, FACTS, columns, token)`
+stores facts. Never decides what is charged. Invariant: answers do not depend on whether duplicate rows have
+been merged.
+
+How to fill the columns (clickhouse-connect 1.12, 50 000 rows of 10 000 tenants, ns per row in the inserting
+process; 1.4 us in all for 28 columns, and the engine's own 2 us at insert and 4 us in merges):
+- numbers and instants: lists or tuples of Python ints, 6-28. `array.array` and numpy are slower: the driver
+  packs Python ints, so their values would be boxed first. Instants are epoch milliseconds, dates are days.
+- message_key: bytes of length 16, 35.
+- LowCardinality columns: the same str object for the same value, 30-35; a new object per row costs its hash.
+- String columns: 50 with new values; 40-90 with values shared between rows, for reaching them in memory.
+- the split over grants: a str, an int and the one shared empty `NO_FURTHER_GRANTS`, 90 together; two arrays
+  cost 300, a map per row 160 and as much again to build.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from clickhouse_connect.driver.client import Client
+
+from pipeline.clickhouse.client import Table, driver_errors
+
+_LABEL = "LowCardinality(String)"
+_INSTANT = "DateTime64(3, 'UTC')"
+
+FACTS = Table(
+    "rated_messages",
+    (
+        ("tenant", "String"),
+        ("message_key", "FixedString(16)"),
+        ("message_id", "String"),
+        ("source", _LABEL),
+        ("kind", _LABEL),
+        ("direction", _LABEL),
+        ("status", _LABEL),
+        ("country", _LABEL),
+        ("category", _LABEL),
+        ("list", "String"),
+        ("campaign", "String"),
+        ("encoding", _LABEL),
+        ("occurred_at", _INSTANT),
+        ("received_at", _INSTANT),
+        ("local_date", "Date"),
+        ("segments", "Int32"),
+        ("quantity", "Int32"),
+        ("rate_micros", "Int64"),
+        ("credits_micros", "Int64"),
+        ("rate_version", _LABEL),
+        ("counterparty_hash", "UInt64"),
+        ("grant_id", "String"),
+        ("grant_micros", "Int64"),
+        ("further_grants", "Map(String, Int64)"),
+        ("fingerprint", "UInt32"),
+        ("kafka_partition", "UInt16"),
+        ("kafka_offset", "Int64"),
+        ("version", "UInt64"),
+    ),
+)
+"""`rated_messages`, in the order `insert` takes the columns."""
+
+NO_FURTHER_GRANTS: Mapping[str, int] = {}
+"""`further_grants` of a row whose charge was burned from one grant: nearly every row."""
+
+
+class StoredCharge(NamedTuple):
+    """Where a stored message was charged, and the fingerprint of its immutable fields."""
+
+    kafka_partition: int
+    kafka_offset: int
+    fingerprint: int
+
+
+def stored_charges(client: Client, keys: Sequence[tuple[str, bytes]]) -> dict[bytes, StoredCharge]:
+    """Return the charges stored for (tenant, message key of 16 bytes), by key; keys not stored are absent.
+
+    One query for all of them, answered by the projection on message_key. Of several rows of a message the
+    first charge counts, at the lowest offset.
+    """
+    if not keys:
+        return {}
+    asked = set(keys)
+    statement = _CHARGES.replace("KEYS", ", ".join(_literal(key) for _, key in asked))
+    settings = {"max_query_size": len(statement) + 1024}
+    with driver_errors():
+        rows = client.query(statement, settings=settings).result_rows
+    charges: dict[bytes, StoredCharge] = {}
+    for tenant, key, partition, offset, fingerprint in rows:
+        first = charges.get(key)
+        if (tenant, key) in asked and (first is None or offset < first.kafka_offset):
+            charges[key] = StoredCharge(partition, offset, fingerprint)
+    return charges
+
+
+_CHARGES = """
+SELECT tenant, message_key, kafka_partition, kafka_offset, fingerprint
+FROM rated_messages
+WHERE message_key IN (KEYS)
+"""
+
+
+def _literal(key: bytes) -> str:
+    """Write the key as a string literal of hexadecimal escapes, which no key can break out of."""
+    assert len(key) == 16, "a message key has 16 bytes"
+    return "'\\x" + key.hex("x").replace("x", "\\x") + "'"
