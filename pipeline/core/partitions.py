@@ -6,6 +6,8 @@ partitioner would split a tenant over two owners, so the worker compares and for
 Source: org.apache.kafka.common.utils.Utils.murmur2 and BuiltInPartitioner.partitionForKey.
 """
 
+from functools import lru_cache
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIER = 0x5BD1E995
 _SEED = 0x9747B28C
@@ -26,6 +28,7 @@ def murmur2(key: bytes) -> int:
     return value ^ (value >> 15)
 
 
+@lru_cache(maxsize=1 << 16)
 def partition_of(key: bytes, partitions: int) -> int:
-    """The partition of a key, 0 to partitions - 1."""
+    """The partition of a key, 0 to partitions - 1; remembered, since the hash costs more than rating a message."""
     return (murmur2(key) & 0x7FFFFFFF) % partitions

@@ -84,7 +84,7 @@ class SetPlan(Struct, tag_field="type", tag="set_plan", forbid_unknown_fields=Tr
     plan: Plan
 
 
-class Grant(Struct, tag_field="type", tag="grant", forbid_unknown_fields=True):
+class GrantCredits(Struct, tag_field="type", tag="grant", forbid_unknown_fields=True):
     """Adds credits to a tenant's account."""
 
     id: Name
@@ -106,7 +106,7 @@ class Tick(Struct, tag_field="type", tag="tick", forbid_unknown_fields=True):
     effective_at: Instant
 
 
-Command = SetPlan | Grant | Tick
+Command = SetPlan | GrantCredits | Tick
 
 _decode_message = msgspec.json.Decoder(Message).decode
 _decode_command = msgspec.json.Decoder(Command).decode
@@ -131,10 +131,10 @@ def decode_message(value: bytes) -> Message | Refusal:
     return message
 
 
-def decode_command(value: bytes) -> SetPlan | Grant | Tick | Refusal:
+def decode_command(value: bytes) -> SetPlan | GrantCredits | Tick | Refusal:
     """The command in a record's value, or why there is none; its signature is not looked at here."""
     try:
-        command: SetPlan | Grant | Tick = _decode_command(value)
+        command: SetPlan | GrantCredits | Tick = _decode_command(value)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         return _reason(value, error)
     if b"\\u0000" in value and _holds_nul(msgspec.json.decode(value)):

@@ -1,0 +1,227 @@
+"""The first step of a record: what it is, whether it may be here, and whether it can be read.
+
+Takes records in log order; gives those that go on, decoded, with their identity. Refusals and forwards go to the
+outcomes. Everything is decided from the record itself: no state of accounts is looked at.
+
+A record's time of receipt is the broker's append time; a forwarded record keeps its first one, which its signed
+origin header names.
+"""
+
+from collections.abc import Container, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+from zlib import crc32
+
+import msgspec
+from msgspec import Struct
+
+from pipeline.core.identity import message_key
+from pipeline.core.outcomes import Forward, Outcomes, refusal_document
+from pipeline.core.partitions import partition_of
+from pipeline.core.records import (
+    MAX_VALUE_BYTES,
+    Message,
+    decode_command,
+    decode_message,
+    milliseconds,
+)
+from pipeline.core.refusals import Refusal
+from pipeline.core.rules import Rules
+from pipeline.core.signing import (
+    ORIGIN_HEADER,
+    PURPOSE_HEADER,
+    SIGNATURE_HEADER,
+    header,
+    is_signed,
+    signed_headers,
+)
+
+EARLIEST_AT = 946_684_800_000
+"""2000-01-01T00:00:00Z: older instants are faults of a clock or of a unit."""
+FUTURE_MILLISECONDS = 86_400_000
+"""How far an instant may lie after the receipt; gateways' clocks are set badly at times."""
+
+
+class LogRecord(Protocol):
+    """A record as the log hands it out."""
+
+    offset: int
+    timestamp: int
+    """The broker's append time, epoch milliseconds."""
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+class Admitted(NamedTuple):
+    """A record that goes on."""
+
+    offset: int
+    received_at: int
+    key: bytes
+    value: bytes
+    content: Any
+    """A `Message` where there is an identity, else a command."""
+    identity: bytes
+    """The message's key; empty for a command."""
+    occurred_at: int
+    fingerprint: int
+    """Of the fields that are the same in every record of a message: 32 bits, to notice contradictions."""
+
+
+class Origin(Struct, forbid_unknown_fields=True):
+    """Where a forwarded record arrived first."""
+
+    received_at: int
+    partition: int
+    offset: int
+
+
+class _Envelope(NamedTuple):
+    """A record without the marks of its way here."""
+
+    received_at: int
+    headers: Sequence[tuple[str, bytes]]
+    is_forwarded: bool
+
+
+_decode_origin = msgspec.json.Decoder(Origin).decode
+_encode_origin = msgspec.json.Encoder().encode
+_admitted = Admitted._make
+
+
+class Admission:
+    """Admits the records of one partition."""
+
+    def __init__(self, partition: int, rules: Rules, own_keys: Container[bytes]) -> None:
+        """`own_keys` are keys already known to live in this partition."""
+        self._partition = partition
+        self._rules = rules
+        self._own_keys = own_keys
+
+    def admit(self, records: Iterable[LogRecord], outcomes: Outcomes) -> list[Admitted]:
+        """The records that go on, in log order."""
+        admitted = []
+        count = 0
+        for record in records:
+            count += 1
+            decided = self._admit(record, outcomes)
+            if type(decided) is Admitted:
+                admitted.append(decided)
+            elif decided is not None:
+                outcomes.refusals.append(self._refusal(record, decided))
+        outcomes.counts["received"] += count
+        return admitted
+
+    def _admit(self, record: LogRecord, outcomes: Outcomes) -> Admitted | Refusal | None:
+        """What becomes of a record; none when it was forwarded."""
+        key, value, headers = record.key, record.value, record.headers
+        if value is None or len(value) > MAX_VALUE_BYTES:
+            return Refusal.NOT_JSON if value is None else Refusal.OVERSIZE
+        if not key:
+            return Refusal.KEY_MISSING
+        if headers and (purpose := header(headers, PURPOSE_HEADER)):
+            return self._admit_marked(record, key, value, purpose, outcomes)
+        if key not in self._own_keys and partition_of(key, self._rules.partitions) != self._partition:
+            return self._forward(record, key, value, outcomes)
+        return self._admit_message(record.offset, record.timestamp, key, value)
+
+    def _admit_message(self, offset: int, received_at: int, key: bytes, value: bytes) -> Admitted | Refusal:
+        message = decode_message(value)
+        if type(message) is not Message:
+            return _unmarked(message, value)  # type: ignore[arg-type]
+        tenant = message.tenant
+        if key != tenant.encode():
+            return Refusal.KEY_MISMATCH
+        occurred_at = milliseconds(message.occurred_at)
+        status_at = milliseconds(message.status_at)
+        latest = received_at + FUTURE_MILLISECONDS
+        if not (EARLIEST_AT <= occurred_at <= latest and EARLIEST_AT <= status_at <= latest):
+            early = occurred_at < EARLIEST_AT or status_at < EARLIEST_AT
+            return Refusal.DATE_TOO_EARLY if early else Refusal.DATE_IN_FUTURE
+        fingerprint = crc32(
+            f"{message.kind}\0{message.direction}\0{occurred_at}\0{message.to}\0{message.from_}".encode()
+        )
+        identity = message_key(tenant, message.source, message.id)
+        return _admitted((offset, received_at, key, value, message, identity, occurred_at, fingerprint))
+
+    def _admit_marked(
+        self, record: LogRecord, key: bytes, value: bytes, purpose: bytes, outcomes: Outcomes
+    ) -> Admitted | Refusal | None:
+        """A record with our marks: a command, or one forwarded by us, which may be a command inside."""
+        headers = record.headers
+        envelope = _Envelope(record.timestamp, headers, is_forwarded=False)
+        if purpose == b"forwarded":
+            opened = self._open(record, key, value)
+            if isinstance(opened, Refusal):
+                return opened
+            envelope = opened
+        if key not in self._own_keys and partition_of(key, self._rules.partitions) != self._partition:
+            if envelope.is_forwarded:
+                return Refusal.STRAY
+            return self._forward(record, key, value, outcomes)
+        if not header(envelope.headers, PURPOSE_HEADER):
+            return self._admit_message(record.offset, envelope.received_at, key, value)
+        return self._admit_command(record.offset, envelope, key, value)
+
+    def _open(self, record: LogRecord, key: bytes, value: bytes) -> _Envelope | Refusal:
+        """Takes the marks of forwarding off; they are the last three headers."""
+        headers = record.headers
+        signature, origin = header(headers, SIGNATURE_HEADER), header(headers, ORIGIN_HEADER)
+        if not signature:
+            return Refusal.SIGNATURE_MISSING
+        if not is_signed(self._rules.command_key, "forwarded", key, value, signature, origin):
+            return Refusal.SIGNATURE_WRONG
+        return _Envelope(_decode_origin(origin).received_at, headers[:-3], is_forwarded=True)
+
+    def _admit_command(self, offset: int, envelope: _Envelope, key: bytes, value: bytes) -> Admitted | Refusal:
+        signature = header(envelope.headers, SIGNATURE_HEADER)
+        if not signature:
+            return Refusal.SIGNATURE_MISSING
+        if not is_signed(self._rules.command_key, "command", key, value, signature):
+            return Refusal.SIGNATURE_WRONG
+        command = decode_command(value)
+        if isinstance(command, Refusal):
+            return command
+        if key != command.tenant.encode():
+            return Refusal.KEY_MISMATCH
+        effective_at = milliseconds(command.effective_at)
+        if effective_at < EARLIEST_AT:
+            return Refusal.DATE_TOO_EARLY
+        return _admitted((offset, envelope.received_at, key, value, command, b"", effective_at, 0))
+
+    def _forward(self, record: LogRecord, key: bytes, value: bytes, outcomes: Outcomes) -> None:
+        origin = _encode_origin(Origin(record.timestamp, self._partition, record.offset))
+        marks = signed_headers(self._rules.command_key, "forwarded", key, value, origin)
+        outcomes.forwards.append(Forward(key, value, [*record.headers, *marks]))
+
+    def _refusal(self, record: LogRecord, reason: Refusal) -> dict[str, Any]:
+        """A refusal naming tenant and id as far as the value can be read at all."""
+        value = record.value or b""
+        tenant, message_id = _names(value) if len(value) <= MAX_VALUE_BYTES else (None, None)
+        return refusal_document(
+            self._partition, record.offset, reason, value, tenant, message_id, record.timestamp
+        )
+
+
+class _Names(Struct):
+    tenant: str | None = None
+    id: str | None = None
+
+
+_decode_names = msgspec.json.Decoder(_Names).decode
+
+
+def _names(value: bytes) -> tuple[str | None, str | None]:
+    """Tenant and id of a value, where it is JSON enough to tell; cut to the longest allowed."""
+    try:
+        names = _decode_names(value)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None, None
+    return names.tenant and names.tenant[:128], names.id and names.id[:128]
+
+
+def _unmarked(reason: Refusal, value: bytes) -> Refusal:
+    """The reason for a value that is no message: a command without a signature is named as what it is."""
+    if reason in (Refusal.FIELD_MISSING, Refusal.FIELD_INVALID) and not isinstance(decode_command(value), Refusal):
+        return Refusal.SIGNATURE_MISSING
+    return reason

@@ -1,0 +1,395 @@
+"""Which records are about the same message, and which of them charges it.
+
+Identity is (tenant, source, id), never with a time in it: a retry with a new time stamp is still the same
+message. An `IdentityIndex` is the memory of one partition. It holds
+
+- *charged* identities, compactly: 128-bit key, offset of the charging record, set of statuses seen,
+  fingerprint of the immutable fields: 28 bytes and an index slot each;
+- *pending* ones: messages no billable status was seen of, or whose content (body or segment count) is
+  still missing. They carry a `Draft`, because a later receipt has no body to count.
+
+Invariants
+- A message is charged by the first record after which a billable status *and* its content have been seen:
+  once, whatever the order of its statuses.
+- What the index answers for a record is a function of the log up to that record. Charged identities may be
+  evicted at any time after their rows are stored, because the same answer is then found there
+  (`occurred_at <= horizon_at` says when to look).
+- For a record at or below `applied_offset` (a replay after a crash) the index changes nothing and answers
+  as it did then: the record charges iff it is the charging record.
+
+It is persisted as deltas, each one value with its own applied offset, so each is a valid state by itself:
+an open delta is rewritten at every checkpoint until it is large, then sealed.
+"""
+
+from array import array
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+from struct import Struct as Layout
+
+import msgspec
+from msgspec import Struct
+
+KEY_BYTES = 16
+SEALED_WEIGHT = 4096
+"""New and changed identities after which a delta is sealed; 4 096 x 28 B is rewritten at most per checkpoint."""
+CUT_WEIGHT = 16_384
+"""A delta is sealed even between checkpoints at this size, to stay well under the largest Kafka value."""
+OPEN_MILLISECONDS = 3_600_000
+"""A delta is sealed after this time, so that eviction, which drops whole deltas, stays fine-grained."""
+NEVER_AT = -(1 << 62)
+
+
+def message_key(tenant: str, source: str, message_id: str) -> bytes:
+    """The 128-bit key of an identity; NUL separates, which no field can hold."""
+    return blake2b(f"{tenant}\0{source}\0{message_id}".encode(), digest_size=KEY_BYTES).digest()
+
+
+class Draft(Struct, gc=False, array_like=True):
+    """What was learnt of a message before it could be charged. Empty strings and 0 stand for not yet known."""
+
+    first_received_at: int
+    first_offset: int
+    fingerprint: int
+    statuses: int = 0
+    """The set of statuses seen, as bits of `records.STATUS_BITS`."""
+    status: str = ""
+    """The first billable status seen."""
+    segments: int = 0
+    encoding: str = ""
+    country: str = ""
+    category: str = ""
+    list: str = ""
+    campaign: str = ""
+
+
+class IdentityDelta(Struct, array_like=True):
+    """One persisted step of an index: what changed between two offsets."""
+
+    applied_offset: int
+    number: int
+    """Deltas of a partition are numbered from 0, without gaps."""
+    base: int
+    """Sequence number of the first new charged identity; they are numbered in the order they were charged."""
+    new: tuple[bytes, bytes, bytes, bytes]
+    """Columns high, low, word, fingerprint of the new ones, little-endian."""
+    changed: tuple[bytes, bytes]
+    """Columns sequence, word of older ones whose set of statuses grew."""
+    pending: dict[bytes, Draft | None]
+    """Drafts as they are now; none where the identity was charged or given up."""
+    charged_drafts: dict[int, Draft]
+    """By charging offset: drafts of new ones, for a replay of the charging record."""
+    received_until: int
+    occurred_until: int
+    horizon_at: int
+    """Every charged identity ever evicted occurred at or before this instant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The charged identities of one delta, as far as eviction needs to know them."""
+
+    end: int
+    """Sequence number after the last one."""
+    received_until: int
+    occurred_until: int
+
+
+_halves = Layout("<QQ").unpack
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(IdentityDelta).decode
+
+
+class IdentityIndex:
+    """The identities of one partition; see the module for what it promises."""
+
+    def __init__(
+        self, *, hold_milliseconds: int, limit: int, pending_milliseconds: int, pending_limit: int
+    ) -> None:
+        """Bounds are per partition: charged ones by time and number, pending ones likewise."""
+        self.hold_milliseconds = hold_milliseconds
+        self.limit = limit
+        self.pending_milliseconds = pending_milliseconds
+        self.pending_limit = pending_limit
+        self.applied_offset = -1
+        self.horizon_at = NEVER_AT
+        self.pending: dict[bytes, Draft] = {}
+        self.charged_drafts: dict[int, Draft] = {}
+        self._highs = array("Q")
+        self._lows = array("Q")
+        self._words = array("Q")
+        self._fingerprints = array("I")
+        self._first = 0  # sequence number of slot 0
+        self._live = 0  # slots below this one are evicted, until the next rebuild drops them
+        self._spans: deque[Span] = deque()
+        self._persisted: deque[tuple[int, int, int]] = deque()  # (number, end, received_until) in the table
+        self._number = 0
+        self._stored_end = 0  # sequence number up to which rows are stored for certain
+        self._checkpoint_end = 0  # the same for the checkpoint being carried out
+        self._sealed: list[tuple[bytes, bytes]] = []
+        self._resize(1024)
+        self._open_delta()
+
+    def __len__(self) -> int:
+        """How many charged identities are held."""
+        return len(self._highs) - self._live
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the charged identities, index included."""
+        return len(self._highs) * 28 + self._table.itemsize * len(self._table)
+
+    # Charged identities.
+
+    def find(self, key: bytes) -> int:
+        """The slot of a charged identity, or -1."""
+        high, low = _halves(key)
+        table, mask, lows, live = self._table, self._mask, self._lows, self._live
+        at = low & mask
+        while slot := table[at]:
+            slot -= 1
+            if lows[slot] == low and slot >= live and self._highs[slot] == high:
+                return slot
+            at = (at + 1) & mask
+        return -1
+
+    def fingerprint_of(self, slot: int) -> int:
+        """The fingerprint of the immutable fields of a charged identity."""
+        return self._fingerprints[slot]
+
+    def charged_by(self, slot: int) -> int:
+        """The offset of the record that charged it."""
+        return self._words[slot] >> 16
+
+    def saw_status(self, slot: int, status_bit: int) -> bool:
+        """Adds a status to the set seen; false when it was there before: a duplicate."""
+        word = self._words[slot]
+        if word & status_bit:
+            return False
+        self._words[slot] = word | status_bit
+        sequence = self._first + slot
+        if sequence < self._base:
+            self._changed[sequence] = word | status_bit
+        return True
+
+    def charge(
+        self, key: bytes, offset: int, statuses: int, fingerprint: int, received_at: int, occurred_at: int
+    ) -> None:
+        """Remembers that the record at `offset` charged this identity, and forgets its draft."""
+        if self.pending:
+            draft = self.pending.pop(key, None)
+            if draft is not None:
+                self._pending_changes[key] = None
+                self.charged_drafts[offset] = draft
+                self._open_drafts[offset] = draft
+        slots = len(self._highs) + 1
+        if slots * 3 > len(self._table) * 2:
+            self._rebuild()
+            slots = len(self._highs) + 1
+        high, low = _halves(key)
+        self._highs.append(high)
+        self._lows.append(low)
+        self._words.append(offset << 16 | statuses)
+        self._fingerprints.append(fingerprint)
+        self._place(low, slots)
+        if received_at > self._received_until:
+            self._received_until = received_at
+        if occurred_at > self._occurred_until:
+            self._occurred_until = occurred_at
+
+    # Pending identities.
+
+    def draft(self, key: bytes, received_at: int) -> Draft | None:
+        """What is known of an identity not yet charged; none once it was waited for too long."""
+        draft = self.pending.get(key)
+        if draft is not None and draft.first_received_at + self.pending_milliseconds <= received_at:
+            return None
+        return draft
+
+    def keep(self, key: bytes, draft: Draft, received_at: int) -> list[Draft]:
+        """Remembers a draft; returns the drafts given up for their age or for room, oldest first.
+
+        The bound is applied here, at a place in the log, and not at a checkpoint: where it falls must not
+        depend on how the stream was cut.
+        """
+        given_up = []
+        before = self.pending.get(key)
+        if before is not None and before.first_offset != draft.first_offset:
+            given_up.append(before)
+            del self.pending[key]
+        self.pending[key] = draft
+        self._pending_changes[key] = draft
+        if received_at > self._received_until:
+            self._received_until = received_at
+        while len(self.pending) > 1:
+            oldest = next(iter(self.pending))
+            candidate = self.pending[oldest]
+            expired = candidate.first_received_at + self.pending_milliseconds <= received_at
+            if oldest == key or not (expired or len(self.pending) > self.pending_limit):
+                break
+            del self.pending[oldest]
+            self._pending_changes[oldest] = None
+            given_up.append(candidate)
+        return given_up
+
+    # Eviction and persistence.
+
+    def evict(self, now: int) -> None:
+        """Forgets charged identities past their time or number.
+
+        Only those of the checkpoint before the last: by then their rows are stored, where `look_ups` find them.
+        """
+        while self._spans and self._spans[0].end <= self._stored_end:
+            span = self._spans[0]
+            if span.received_until + self.hold_milliseconds > now and len(self) <= self.limit:
+                break
+            self._spans.popleft()
+            self._live = span.end - self._first
+            self.horizon_at = max(self.horizon_at, span.occurred_until)
+
+    def advance(self, applied_offset: int) -> None:
+        """Marks everything up to `applied_offset` as folded; seals a delta that has grown large."""
+        if applied_offset <= self.applied_offset:
+            return
+        self.applied_offset = applied_offset
+        if self._weight() >= CUT_WEIGHT:
+            self._sealed.append(self._delta())
+            self._close()
+
+    def checkpoint(self, now: int) -> dict[bytes, bytes | None]:
+        """The deltas to write since the last checkpoint, in order, and the ones that can go.
+
+        Drafts of charged records are needed for a replay only up to the commit that follows this checkpoint,
+        so the next call drops them.
+        """
+        changes: dict[bytes, bytes | None] = dict(self._sealed)
+        self._sealed = []
+        if self._weight():
+            key, value = self._delta()
+            changes[key] = value
+            self._open_drafts = {}
+            if self._weight() >= SEALED_WEIGHT or now - self._received_from >= OPEN_MILLISECONDS:
+                self._close()
+        self.charged_drafts = {}
+        self._stored_end, self._checkpoint_end = self._checkpoint_end, self._first + len(self._highs)
+        first_live = self._first + self._live
+        while self._persisted:
+            number, end, received_until = self._persisted[0]
+            # The open delta is rewritten; any other goes once its identities and its drafts are past asking.
+            if number == self._number or end > first_live or received_until + self.pending_milliseconds > now:
+                break
+            self._persisted.popleft()
+            changes[delta_key(number)] = None
+        return changes
+
+    def load(self, deltas: Iterable[bytes]) -> None:
+        """Takes up the persisted deltas of a partition, in any order, into an empty index."""
+        for delta in sorted(map(_decode, deltas), key=lambda delta: delta.number):
+            self._load(delta)
+        self.pending = dict(sorted(self.pending.items(), key=lambda item: item[1].first_offset))
+        self._stored_end = self._checkpoint_end = self._first + len(self._highs)
+        self._resize(_table_size(len(self._highs)))
+        self._open_delta()
+
+    def _load(self, delta: IdentityDelta) -> None:
+        if not self._highs:
+            self._first = delta.base
+        columns = (self._highs, self._lows, self._words, self._fingerprints)
+        # Two workers may have cut the stream differently around a pause of one of them. Sequence numbers
+        # follow the log, so where deltas overlap they say the same, and the later one is taken.
+        overlap = delta.base - self._first
+        assert 0 <= overlap <= len(self._highs), (
+            f"identity delta {delta.number} does not follow the one before"
+        )
+        for column, data in zip(columns, delta.new, strict=True):
+            del column[overlap:]
+            column.frombytes(data)
+        for sequence, word in zip(array("Q", delta.changed[0]), array("Q", delta.changed[1]), strict=True):
+            if sequence >= self._first:
+                self._words[sequence - self._first] = word
+        for key, draft in delta.pending.items():
+            self.pending.pop(key, None)
+            if draft is not None:
+                self.pending[key] = draft
+        self.charged_drafts.update(delta.charged_drafts)
+        self.applied_offset = max(self.applied_offset, delta.applied_offset)
+        self.horizon_at = max(self.horizon_at, delta.horizon_at)
+        self._number = delta.number + 1
+        end = self._first + len(self._highs)
+        self._spans.append(Span(end, delta.received_until, delta.occurred_until))
+        self._persisted.append((delta.number, end, delta.received_until))
+
+    def _weight(self) -> int:
+        new = self._first + len(self._highs) - self._base
+        return new + len(self._changed) + 2 * len(self._pending_changes)
+
+    def _open_delta(self) -> None:
+        self._base = self._first + len(self._highs)
+        self._changed: dict[int, int] = {}
+        self._pending_changes: dict[bytes, Draft | None] = {}
+        self._open_drafts: dict[int, Draft] = {}
+        self._received_from = self._received_until = self._spans[-1].received_until if self._spans else 0
+        self._occurred_until = NEVER_AT
+
+    def _close(self) -> None:
+        """Ends the open delta, which has just been written, and opens the next."""
+        end = self._first + len(self._highs)
+        self._spans.append(Span(end, self._received_until, self._occurred_until))
+        self._number += 1
+        self._open_delta()
+
+    def _delta(self) -> tuple[bytes, bytes]:
+        start = self._base - self._first
+        columns = (self._highs, self._lows, self._words, self._fingerprints)
+        high, low, word, fingerprint = (column[start:].tobytes() for column in columns)
+        delta = IdentityDelta(
+            applied_offset=self.applied_offset,
+            number=self._number,
+            base=self._base,
+            new=(high, low, word, fingerprint),
+            changed=(array("Q", self._changed).tobytes(), array("Q", self._changed.values()).tobytes()),
+            pending=self._pending_changes,
+            charged_drafts=self._open_drafts,
+            received_until=self._received_until,
+            occurred_until=self._occurred_until,
+            horizon_at=self.horizon_at,
+        )
+        if self._persisted and self._persisted[-1][0] == self._number:
+            self._persisted.pop()
+        self._persisted.append((self._number, self._first + len(self._highs), self._received_until))
+        return delta_key(self._number), _encode(delta)
+
+    # The open-addressing index: slot + 1, or 0 for a free place; at most two thirds full.
+
+    def _place(self, low: int, slot_number: int) -> None:
+        table, mask = self._table, self._mask
+        at = low & mask
+        while table[at]:
+            at = (at + 1) & mask
+        table[at] = slot_number
+
+    def _rebuild(self) -> None:
+        """Drops evicted slots and makes room for a third more."""
+        if self._live:
+            for name in ("_highs", "_lows", "_words", "_fingerprints"):
+                setattr(self, name, getattr(self, name)[self._live :])
+            self._first += self._live
+            self._live = 0
+        self._resize(_table_size(len(self._highs) + 1))
+
+    def _resize(self, size: int) -> None:
+        self._table = array("I", bytes(4 * size))
+        self._mask = size - 1
+        for number, low in enumerate(self._lows, 1):
+            self._place(low, number)
+
+
+def delta_key(number: int) -> bytes:
+    """A delta's key among those of its partition; big-endian, so that the order of keys is that of time."""
+    return number.to_bytes(8, "big")
+
+
+def _table_size(entries: int) -> int:
+    """The smallest power of two of at least twice as many places."""
+    return max(1024, 1 << (2 * entries - 1).bit_length()) if entries else 1024

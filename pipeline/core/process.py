@@ -1,0 +1,458 @@
+"""The way of a message through the core: one fold per partition, from records to decided outcomes.
+
+    admit      bytes -> message or command, or a refusal; strays are forwarded   (admission.py)
+    identify   the first record of an identity, another status of it, or a duplicate
+    count      segments of the body
+    locate     country of the counterparty
+    rate       micro-credits by tariff
+    fold       windows of usage; burn the account; alerts
+    emit       the fact, one row
+
+Takes records in log order; gives `Outcomes` to carry out and, at a checkpoint, `StateChanges` to keep. Reads state
+through the two functions it was given. Never touches clocks, brokers or databases: look-ups of identities that
+are no longer held are asked for by `look_ups` and answered by the caller.
+
+Invariants
+- Outcomes and state are a function of the log, however it is cut into calls.
+- A record at or below an account's applied offset has no effect; at or below a window's or the identities' it
+  has none there. State may therefore be kept value by value, accounts last, and replayed from anywhere before.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import NamedTuple
+
+import msgspec
+
+from pipeline.core.accounts import LiveAccount, Terms
+from pipeline.core.admission import Admission, Admitted, LogRecord
+from pipeline.core.commands import apply_command
+from pipeline.core.identity import Draft, IdentityIndex
+from pipeline.core.ledger import Account, Entry
+from pipeline.core.numbering import locate
+from pipeline.core.outcomes import Outcomes, refusal_document
+from pipeline.core.rating import quantity
+from pipeline.core.records import STATUS_BITS, Message
+from pipeline.core.refusals import Refusal
+from pipeline.core.rules import HOUR_MILLISECONDS, Rules
+from pipeline.core.segments import MAX_SEGMENTS, measure, measure_as
+from pipeline.core.usage import Window, window_key
+from pipeline.core.windows import WINDOW_MILLISECONDS, local_day
+
+LATE_MILLISECONDS = HOUR_MILLISECONDS
+"""A message received longer after it occurred is counted as late, for a metric only."""
+
+
+class StoredCharge(NamedTuple):
+    """What the stored rows say of an identity that is no longer held."""
+
+    offset: int
+    """Of the charging record, in the identity's partition."""
+    fingerprint: int
+
+
+NOTHING_STORED: Mapping[bytes, StoredCharge] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanges:
+    """What a checkpoint keeps: values by key (none: forget it), and the windows and accounts behind them."""
+
+    identities: Mapping[bytes, bytes | None]
+    windows: Mapping[bytes, bytes | None]
+    accounts: Mapping[bytes, bytes | None]
+    changed_windows: Sequence[Window]
+    changed_accounts: Sequence[Account]
+    applied_offset: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_account = msgspec.msgpack.Decoder(Account).decode
+_decode_window = msgspec.msgpack.Decoder(Window).decode
+
+Load = Callable[[bytes], bytes | None]
+
+
+class PartitionFold:
+    """All that is known of the tenants of one partition."""
+
+    def __init__(
+        self,
+        partition: int,
+        rules: Rules,
+        load_account: Load = lambda _: None,
+        load_window: Load = lambda _: None,
+        identity_deltas: Iterable[bytes] = (),
+        window_keys: Iterable[bytes] = (),
+    ) -> None:
+        """`load_account` and `load_window` give kept values by key; deltas and keys are all that are kept."""
+        self.partition = partition
+        self.rules = rules
+        self.outcomes = Outcomes()
+        self.clock_at = 0
+        self.identities = IdentityIndex(
+            hold_milliseconds=rules.identity_milliseconds,
+            limit=rules.identity_limit,
+            pending_milliseconds=rules.pending_milliseconds,
+            pending_limit=rules.pending_limit,
+        )
+        self.identities.load(identity_deltas)
+        self._load_account = load_account
+        self._load_window = load_window
+        self._default_terms = rules.default_terms()
+        self._hash_counterparty = blake2b(digest_size=8, key=rules.counterparty_key[:64]).copy
+        self._accounts: dict[bytes, LiveAccount] = {}
+        self._changed: dict[tuple[bytes, int], Window] = {}
+        self._kept_windows: dict[int, set[bytes]] = {}
+        for key in window_keys:
+            self._keep_window(key)
+        self._admission = Admission(partition, rules, self._accounts)
+
+    # The steps that the shell calls.
+
+    def admit(self, records: Iterable[LogRecord]) -> list[Admitted]:
+        """Decodes and checks records; what is refused or forwarded is among the outcomes."""
+        return self._admission.admit(records, self.outcomes)
+
+    def look_ups(self, admitted: Sequence[Admitted]) -> list[tuple[str, bytes]]:
+        """The (tenant, identity) pairs that may have been charged before the identities held."""
+        horizon_at = self.identities.horizon_at
+        return [
+            (each.content.tenant, each.identity)
+            for each in admitted
+            if each.occurred_at <= horizon_at
+            and each.identity
+            and self.identities.find(each.identity) < 0
+        ]
+
+    def fold(self, admitted: Sequence[Admitted], stored: Mapping[bytes, StoredCharge] = NOTHING_STORED) -> None:
+        """Folds admitted records in log order; `stored` answers their `look_ups`."""
+        for each in admitted:
+            if each.identity:
+                self._message(each, stored)
+            else:
+                self._command(each)
+
+    def applied(self, offset: int) -> None:
+        """Says that every record up to `offset` has been folded, whatever became of it."""
+        self.identities.advance(offset)
+
+    def take_outcomes(self) -> Outcomes:
+        """The outcomes since the last call; they are the caller's from here on."""
+        outcomes, self.outcomes = self.outcomes, Outcomes()
+        return outcomes
+
+    def checkpoint(self) -> StateChanges:
+        """What changed since the last call; also lets go of what need not be held any longer.
+
+        To be called together with `take_outcomes`, once the outcomes of the call before have been carried out:
+        state and outcomes then end at the same offset.
+        """
+        self.identities.evict(self.clock_at)
+        changed_accounts = [live.account for live in self._accounts.values() if live.is_dirty]
+        changed_windows = list(self._changed.values())
+        windows: dict[bytes, bytes | None] = {}
+        for (key, start), window in self._changed.items():
+            kept_key = window_key(key, start)
+            windows[kept_key] = _value(window.applied_offset, window)
+            self._keep_window(kept_key)
+        windows |= self._drop_windows()
+        changes = StateChanges(
+            identities={
+                self.partition.to_bytes(2, "big") + key: value
+                for key, value in self.identities.checkpoint(self.clock_at).items()
+            },
+            windows=windows,
+            accounts={
+                account.tenant.encode(): _value(account.applied_offset, account) for account in changed_accounts
+            },
+            changed_windows=changed_windows,
+            changed_accounts=changed_accounts,
+            applied_offset=self.identities.applied_offset,
+        )
+        self._changed = {}
+        self._let_go()
+        return changes
+
+    # One record.
+
+    def _command(self, each: Admitted) -> None:
+        live = self._account(each.key, each.content.tenant)
+        if each.offset <= live.account.applied_offset:
+            return
+        self._tell_time(each.received_at)
+        live.advance(each.received_at, each.offset, self.outcomes)
+        apply_command(each.content, each.value, live, self.rules, self.partition, each.offset, self.outcomes)
+
+    def _message(self, each: Admitted, stored: Mapping[bytes, StoredCharge]) -> None:
+        message: Message = each.content
+        live = self._accounts.get(each.key) or self._account(each.key, message.tenant)
+        offset = each.offset
+        if offset <= live.account.applied_offset:
+            return
+        received_at = each.received_at
+        if received_at > self.clock_at:
+            self.clock_at = received_at
+        terms = live.terms_at(each.occurred_at)
+        if terms is None:
+            self._refuse(each, Refusal.PLAN_MISSING)
+            return
+        live.advance(received_at, offset, self.outcomes)
+        identities = self.identities
+        slot = identities.find(each.identity)
+        if slot >= 0:
+            if identities.charged_by(slot) == offset:
+                # A replay of the record that charged: the account has not kept it yet.
+                self._charge(each, live, terms, identities.charged_drafts.get(offset))
+            elif offset > identities.applied_offset:
+                self._further_status(each, slot)
+            return
+        if offset <= identities.applied_offset:
+            return  # A replay of a record that did not charge.
+        known = stored.get(each.identity)
+        if known is not None and known.offset != offset:
+            same = known.fingerprint == each.fingerprint
+            self._count("duplicates") if same else self._refuse(each, Refusal.IDENTITY_CONFLICT)
+            return
+        self._first_or_pending(each, live, terms)
+
+    def _further_status(self, each: Admitted, slot: int) -> None:
+        if self.identities.fingerprint_of(slot) != each.fingerprint:
+            self._refuse(each, Refusal.IDENTITY_CONFLICT)
+        elif self.identities.saw_status(slot, STATUS_BITS[each.content.status]):
+            self._count("statuses")
+        else:
+            self._count("duplicates")
+
+    def _first_or_pending(self, each: Admitted, live: LiveAccount, terms: Terms) -> None:
+        """Charges an identity that was not charged yet, or keeps what this record says of it."""
+        message: Message = each.content
+        identities = self.identities
+        bit = STATUS_BITS[message.status]
+        draft = identities.draft(each.identity, each.received_at) if identities.pending else None
+        if draft is None:
+            if bit & terms.billable_mask and not self._lacks_content(message):
+                if self._charge(each, live, terms, None):
+                    identities.charge(
+                        each.identity, each.offset, bit, each.fingerprint, each.received_at, each.occurred_at
+                    )
+                return
+            draft = Draft(each.received_at, each.offset, each.fingerprint)
+        elif not _agrees(draft, each):
+            self._refuse(each, Refusal.IDENTITY_CONFLICT)
+            return
+        draft = self._learn(draft, each, terms)
+        if draft is None:
+            return
+        self._keep_or_charge(draft, each, live, terms)
+
+    def _keep_or_charge(self, draft: Draft, each: Admitted, live: LiveAccount, terms: Terms) -> None:
+        message: Message = each.content
+        identities = self.identities
+        for given_up in identities.keep(each.identity, draft, each.received_at):
+            if given_up.status:
+                self._give_up(given_up, each.received_at)
+        if draft.status and (draft.segments or message.kind != "sms"):
+            self._charge(each, live, terms, draft)
+            identities.charge(
+                each.identity, each.offset, draft.statuses, each.fingerprint, each.received_at, each.occurred_at
+            )
+
+    def _learn(self, draft: Draft, each: Admitted, terms: Terms) -> Draft | None:
+        """The draft with what this record adds; none when the record is refused or says nothing new."""
+        message: Message = each.content
+        bit = STATUS_BITS[message.status]
+        segments, encoding = draft.segments, draft.encoding
+        if not segments and message.kind == "sms" and not self._lacks_content(message):
+            encoding, segments = self._segments(message, terms)
+            if segments > MAX_SEGMENTS:
+                self._refuse(each, Refusal.TOO_MANY_SEGMENTS)
+                return None
+        elif draft.statuses & bit:
+            self._count("duplicates")
+            return None
+        return Draft(
+            first_received_at=draft.first_received_at,
+            first_offset=draft.first_offset,
+            fingerprint=draft.fingerprint,
+            statuses=draft.statuses | bit,
+            status=draft.status or (message.status if bit & terms.billable_mask else ""),
+            segments=segments,
+            encoding=encoding,
+            country=draft.country or message.country or "",
+            category=draft.category or message.category,
+            list=draft.list or message.list,
+            campaign=draft.campaign or message.campaign,
+        )
+
+    def _charge(self, each: Admitted, live: LiveAccount, terms: Terms, draft: Draft | None) -> bool:
+        """Counts, locates, rates, folds, burns and emits one message; false when it was refused."""
+        message: Message = each.content
+        outcomes = self.outcomes
+        kind, direction, occurred_at, offset = message.kind, message.direction, each.occurred_at, each.offset
+        if draft is None:
+            encoding, segments = self._segments(message, terms) if kind == "sms" else ("", 0)
+            if segments > MAX_SEGMENTS:
+                self._refuse(each, Refusal.TOO_MANY_SEGMENTS)
+                return False
+            status, category, listed, campaign = message.status, message.category, message.list, message.campaign
+            given_country = message.country
+        else:
+            encoding, segments, status, category = draft.encoding, draft.segments, draft.status, draft.category
+            listed, campaign, given_country = draft.list, draft.campaign, draft.country or None
+        # An email address belongs to no country; a domain says nothing about who pays.
+        country = (given_country or "") if kind == "email" else locate(direction, message.to, message.from_, given_country)[0]
+        rate = terms.plan.tariff.rate(kind, direction, country, category, occurred_at)
+        if rate.is_fallback:
+            self._count("unrated")
+        units = quantity(rate.per, segments, message.recipients)
+        amount = units * rate.micros
+        grant_ids, grant_micros = live.charge(amount, occurred_at, offset, outcomes)
+        live.account.applied_offset = offset
+        start = occurred_at - occurred_at % WINDOW_MILLISECONDS
+        window = live.windows.get(start) or self._window(each.key, live, start)
+        if window.is_held(live.account.clock_at, self.rules.window_milliseconds):
+            if offset > window.applied_offset:
+                window.add(offset, (kind, direction, country, category), segments, units, amount)
+                for grant_id, micros in zip(grant_ids, grant_micros, strict=True):
+                    window.add_burned(grant_id, micros)
+                self._changed[each.key, start] = window
+        else:
+            self._count("windows_recomputed")
+            outcomes.recomputed[live.tenant, start] = offset
+            outcomes.entries += _late_entries(live, grant_ids, grant_micros, start, each, self.partition)
+        if each.received_at - occurred_at > LATE_MILLISECONDS:
+            self._count("late")
+        counterparty = self._hash_counterparty()
+        counterparty.update((message.to if direction == "outbound" else message.from_).encode())
+        outcomes.facts.append((
+            live.tenant, each.identity, message.id, message.source, kind, direction, status, country, category,
+            listed, campaign, encoding, occurred_at, each.received_at, local_day(occurred_at, terms.plan.zone),
+            segments, units, rate.micros, amount, rate.version, int.from_bytes(counterparty.digest(), "little"),
+            grant_ids, grant_micros, each.fingerprint, self.partition, offset,
+        ))  # fmt: skip
+        return True
+
+    # Small steps.
+
+    def _segments(self, message: Message, terms: Terms) -> tuple[str, int]:
+        """The coding and the segments: the gateway's count where it gives one, else that of the body."""
+        body = message.body
+        if body is None:
+            return message.encoding or "", message.segments or 0
+        how = terms.plan.profile_by_source.get(message.source, terms.plan.profile)
+        counted = measure_as(message.encoding, body, how) if message.encoding else measure(body, how)
+        if message.segments is None:
+            return counted
+        if message.segments != counted[1]:
+            self._count("segments_differ")
+        return counted[0], message.segments
+
+    @staticmethod
+    def _lacks_content(message: Message) -> bool:
+        return message.kind == "sms" and message.body is None and message.segments is None
+
+    def _refuse(self, each: Admitted, reason: Refusal) -> None:
+        self.outcomes.refusals.append(
+            refusal_document(
+                self.partition, each.offset, reason, each.value, each.content.tenant, each.content.id, each.received_at
+            )
+        )
+
+    def _give_up(self, draft: Draft, received_at: int) -> None:
+        """Refuses a sent message that could not be counted, under the position of its first record."""
+        self.outcomes.refusals.append(
+            refusal_document(
+                self.partition, draft.first_offset, Refusal.CONTENT_MISSING, b"", None, None, received_at
+            )
+        )
+
+    def _count(self, what: str) -> None:
+        self.outcomes.counts[what] += 1
+
+    def _tell_time(self, received_at: int) -> None:
+        self.clock_at = max(self.clock_at, received_at)
+
+    # State.
+
+    def _account(self, key: bytes, tenant: str) -> LiveAccount:
+        live = self._accounts.get(key)
+        if live is None:
+            kept = self._load_account(key)
+            account = Account(tenant) if kept is None else _decode_account(kept[8:])
+            live = LiveAccount(account, self.partition, self.rules.terms, self._default_terms)
+            self._accounts[key] = live
+        return live
+
+    def _window(self, key: bytes, live: LiveAccount, start: int) -> Window:
+        kept = self._load_window(window_key(key, start))
+        window = Window(live.tenant, start) if kept is None else _decode_window(kept[8:])
+        live.windows[start] = window
+        return window
+
+    def _keep_window(self, kept_key: bytes) -> None:
+        self._kept_windows.setdefault(int.from_bytes(kept_key[:8], "big"), set()).add(kept_key)
+
+    def _drop_windows(self) -> dict[bytes, bytes | None]:
+        """Forgets windows an hour after no record can add to them any more.
+
+        The hour is for brokers whose clocks step back when a partition gets another leader.
+        """
+        ended_before = self.clock_at - self.rules.window_milliseconds - WINDOW_MILLISECONDS - HOUR_MILLISECONDS
+        dropped: dict[bytes, bytes | None] = {}
+        for start in [start for start in self._kept_windows if start <= ended_before]:
+            dropped |= dict.fromkeys(self._kept_windows.pop(start))
+        return dropped
+
+    def _let_go(self) -> None:
+        """Drops live objects that the last checkpoint did not touch; they are loaded again when needed."""
+        idle = [key for key, live in self._accounts.items() if not live.is_dirty]
+        for key in idle:
+            del self._accounts[key]
+        for live in self._accounts.values():
+            live.is_dirty = False
+            if len(live.windows) > 2:
+                live.windows.clear()
+
+
+def _value(applied_offset: int, state: Account | Window) -> bytes:
+    """A kept value: its applied offset first, so that recovery can take the highest without decoding."""
+    return (applied_offset + 1).to_bytes(8, "big") + _encode(state)
+
+
+def _agrees(draft: Draft, each: Admitted) -> bool:
+    """Whether a record says nothing else of the message than the records before it."""
+    message: Message = each.content
+    return draft.fingerprint == each.fingerprint and all(
+        not known or not said or known == said
+        for known, said in (
+            (draft.country, message.country),
+            (draft.category, message.category),
+            (draft.list, message.list),
+            (draft.campaign, message.campaign),
+        )
+    )
+
+
+def _late_entries(  # noqa: PLR0917 - the parts of an entry
+    live: LiveAccount, grant_ids: list[str], grant_micros: list[int], start: int, each: Admitted, partition: int
+) -> list[tuple[str, Entry]]:
+    """One entry per grant for a message whose window's own entry is immutable by now."""
+    return [
+        (
+            live.tenant,
+            Entry(
+                entry_id=f"late:{partition}:{each.offset}:{grant_id}",
+                kind="late_usage",
+                grant_id=grant_id,
+                amount=-micros,
+                cause="",
+                effective_at=each.occurred_at,
+                posted_at=each.received_at,
+                offset=each.offset,
+                window_start=start,
+            ),
+        )
+        for grant_id, micros in zip(grant_ids, grant_micros, strict=True)
+    ]

@@ -1,0 +1,46 @@
+"""The data and bounds a fold goes by; the same for every partition and for `simulate`.
+
+Holds secrets for signatures and hashes, so it is never shown.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pipeline.core.accounts import Terms
+from pipeline.core.ledger import FOREVER_AT
+from pipeline.core.plans import Plan, PlanTerms, compile_plan, decode_plan
+from pipeline.core.rating import RateCard
+
+HOUR_MILLISECONDS = 3_600_000
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Everything a fold needs to know besides the log."""
+
+    cards: Mapping[str, RateCard]
+    partitions: int = 32
+    command_key: bytes = field(default=b"", repr=False)
+    counterparty_key: bytes = field(default=b"", repr=False)
+    default_plan: Plan | None = None
+    identity_milliseconds: int = 24 * HOUR_MILLISECONDS
+    identity_limit: int = 625_000
+    """Charged identities held, per partition."""
+    pending_milliseconds: int = 72 * HOUR_MILLISECONDS
+    pending_limit: int = 62_500
+    """Drafts held, per partition."""
+    window_milliseconds: int = 96 * HOUR_MILLISECONDS
+    _terms: dict[bytes, PlanTerms] = field(default_factory=dict, repr=False, compare=False)
+
+    def terms(self, document: bytes) -> PlanTerms:
+        """The terms of a plan document, compiled once; raises ValueError naming every fault of the plan."""
+        terms = self._terms.get(document)
+        if terms is None:
+            terms = self._terms[document] = compile_plan(decode_plan(document), self.cards)
+        return terms
+
+    def default_terms(self) -> Terms | None:
+        """The terms for tenants without a plan, in force always; none where no default plan is set."""
+        if self.default_plan is None:
+            return None
+        return Terms(compile_plan(self.default_plan, self.cards), -FOREVER_AT, FOREVER_AT)

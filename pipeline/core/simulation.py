@@ -1,0 +1,276 @@
+"""The core over a whole log at once: what the running system must agree with, record for record.
+
+Takes the records of a log in order; gives a `Report`: accounts, usage by window and by tenant-local day, alerts,
+results, refusals, entries. Uses the same folds, the same partitions and the same bounds as a worker, without
+broker, database or clock: time ends where the log ends, or with a tick at `until`.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from pipeline.core.amounts import format_credits
+from pipeline.core.ledger import FOREVER_AT, Account, Entry
+from pipeline.core.outcomes import FACT_COLUMNS, Document, Fact, Outcomes
+from pipeline.core.partitions import partition_of
+from pipeline.core.process import PartitionFold, StateChanges, StoredCharge
+from pipeline.core.records import Tick
+from pipeline.core.rules import Rules
+from pipeline.core.signing import signed_headers
+from pipeline.core.usage import usage_entries
+from pipeline.core.windows import WINDOW_MILLISECONDS
+
+Cell = list[int]
+"""messages, segments, quantity, micro-credits."""
+
+_AT = {name: position for position, name in enumerate(FACT_COLUMNS)}
+_TENANT, _OCCURRED, _DAY = _AT["tenant"], _AT["occurred_at"], _AT["local_date"]
+_DIMENSIONS = tuple(_AT[name] for name in ("kind", "direction", "country", "category"))
+_SUMS = tuple(_AT[name] for name in ("segments", "quantity", "credits_micros"))
+_IDENTITY, _FINGERPRINT, _OFFSET = _AT["message_key"], _AT["fingerprint"], _AT["kafka_offset"]
+_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+
+
+class FileRecord(Protocol):
+    """A record of a log file."""
+
+    key: bytes | None
+    value: bytes
+    headers: list[tuple[str, bytes]]
+    received_at: int | None
+
+
+class _Record(NamedTuple):
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes
+    headers: Sequence[tuple[str, bytes]]
+
+
+class _Kept:
+    """The state of one partition between checkpoints, as tables would keep it."""
+
+    def __init__(self, partition: int, rules: Rules) -> None:
+        self.accounts: dict[bytes, bytes] = {}
+        self.windows: dict[bytes, bytes] = {}
+        self.fold = PartitionFold(partition, rules, self.accounts.get, self.windows.get)
+        self.offset = 0
+        self.waiting: list[_Record] = []
+
+    def keep(self, changes: StateChanges) -> None:
+        for table, values in ((self.windows, changes.windows), (self.accounts, changes.accounts)):
+            for key, value in values.items():
+                if value is None:
+                    table.pop(key, None)
+                else:
+                    table[key] = value
+
+
+@dataclass
+class Report:
+    """What came of a log. Sums are exact integers; credits are micro-credits until `document` shows them."""
+
+    accounts: dict[str, Account] = field(default_factory=dict)
+    windows: dict[tuple[Any, ...], Cell] = field(default_factory=dict)
+    """By (tenant, window start, kind, direction, country, category)."""
+    days: dict[tuple[Any, ...], Cell] = field(default_factory=dict)
+    """By (tenant, days since 1970-01-01 in the tenant's zone, kind, direction, country, category)."""
+    alerts: list[Document] = field(default_factory=list)
+    results: list[Document] = field(default_factory=list)
+    refusals: list[Document] = field(default_factory=list)
+    entries: list[tuple[str, Entry]] = field(default_factory=list)
+    """(tenant, entry): usage entries are one per window and grant."""
+    facts: list[Fact] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def document(self) -> Document:
+        """The report as `msgmeter simulate --json` prints it: sorted, credits as decimal strings."""
+        return {
+            "accounts": [_account(self.accounts[tenant]) for tenant in sorted(self.accounts)],
+            "usage": {
+                "windows": _rows(self.windows, "window_start"),
+                "days": _rows(self.days, "local_date"),
+            },
+            "alerts": sorted(self.alerts, key=lambda alert: (alert["tenant"], alert["period_start"], alert["arming"], alert["level"])),
+            "results": self.results,
+            "refusals": self.refusals,
+            "entries": [
+                {"tenant": tenant, **msgspec.structs.asdict(entry), "amount": format_credits(entry.amount)}
+                for tenant, entry in sorted(self.entries, key=lambda item: (item[0], item[1].posted_at, item[1].entry_id))
+            ],
+            "counts": dict(sorted(self.counts.items())),
+        }
+
+
+def simulate(
+    records: Iterable[FileRecord], rules: Rules, *, until: int | None = None, chunk_records: int = 2_000,
+    checkpoint_records: int = 50_000,
+) -> Report:
+    """Folds a log. How it is cut into chunks and checkpoints changes nothing in the report.
+
+    Raises ValueError for a record without a time of receipt, which neither the file nor the record gives.
+    """
+    run = _Run(rules, chunk_records, checkpoint_records)
+    for record in records:
+        run.take(record.key, record.value, record.headers, record.received_at)
+    run.fold_all()
+    if until is not None:
+        for tenant in sorted(run.tenants()):
+            key, value = tenant.encode(), _tick(tenant, until)
+            run.take(key, value, signed_headers(rules.command_key, "command", key, value), until)
+        run.fold_all()
+    return run.report()
+
+
+class _Run:
+    """A simulation under way."""
+
+    def __init__(self, rules: Rules, chunk_records: int, checkpoint_records: int) -> None:
+        self._rules = rules
+        self._chunk_records = chunk_records
+        self._checkpoint_records = checkpoint_records
+        self._partitions: dict[int, _Kept] = {}
+        self._stored: dict[bytes, StoredCharge] = {}
+        self._outcomes = Outcomes()
+        self._usage_entries: dict[tuple[str, str], tuple[str, Entry]] = {}
+
+    def take(
+        self, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]], received_at: int | None
+    ) -> None:
+        number = partition_of(key, self._rules.partitions) if key else 0
+        if received_at is None:
+            raise ValueError("the log's first record says neither received_at nor when it occurred; add one of them")
+        kept = self._partitions.get(number)
+        if kept is None:
+            kept = self._partitions[number] = _Kept(number, self._rules)
+        kept.waiting.append(_Record(kept.offset, received_at, key, value, headers))
+        kept.offset += 1
+        if len(kept.waiting) >= self._chunk_records:
+            self._fold(kept)
+
+    def fold_all(self) -> None:
+        for number in sorted(self._partitions):
+            self._fold(self._partitions[number])
+
+    def tenants(self) -> list[str]:
+        self._keep_all()
+        return [key.decode() for kept in self._partitions.values() for key in kept.accounts]
+
+    def _fold(self, kept: _Kept) -> None:
+        records, kept.waiting = kept.waiting, []
+        if not records:
+            return
+        fold = kept.fold
+        admitted = fold.admit(records)
+        stored = {key: self._stored[key] for _, key in fold.look_ups(admitted) if key in self._stored}
+        fold.fold(admitted, stored)
+        fold.applied(records[-1].offset)
+        self._take(fold)
+        # A checkpoint falls where the offset passes a multiple, so chunks may be of any size.
+        if kept.offset // self._checkpoint_records != records[0].offset // self._checkpoint_records:
+            self._checkpoint(kept)
+
+    def _checkpoint(self, kept: _Kept) -> None:
+        changes = kept.fold.checkpoint()
+        kept.keep(changes)
+        for window in changes.changed_windows:
+            for entry in usage_entries(window):
+                self._usage_entries[window.tenant, entry.entry_id] = (window.tenant, entry)
+
+    def _take(self, fold: PartitionFold) -> None:
+        outcomes = fold.take_outcomes()
+        for fact in outcomes.facts:
+            self._stored[fact[_IDENTITY]] = StoredCharge(fact[_OFFSET], fact[_FINGERPRINT])
+        total = self._outcomes
+        total.facts += outcomes.facts
+        total.entries += outcomes.entries
+        total.alerts += outcomes.alerts
+        total.results += outcomes.results
+        total.refusals += outcomes.refusals
+        total.counts += outcomes.counts
+
+    def _keep_all(self) -> None:
+        for kept in self._partitions.values():
+            self._checkpoint(kept)
+
+    def report(self) -> Report:
+        self._keep_all()
+        decode = msgspec.msgpack.Decoder(Account).decode
+        accounts = [decode(value[8:]) for kept in self._partitions.values() for value in kept.accounts.values()]
+        windows, days = _sum(self._outcomes.facts)
+        return Report(
+            accounts={account.tenant: account for account in accounts},
+            windows=windows,
+            days=days,
+            alerts=self._outcomes.alerts,
+            results=self._outcomes.results,
+            refusals=self._outcomes.refusals,
+            entries=[*self._outcomes.entries, *self._usage_entries.values()],
+            facts=self._outcomes.facts,
+            counts=self._outcomes.counts,
+        )
+
+
+def _sum(facts: Iterable[Fact]) -> tuple[dict[tuple[Any, ...], Cell], dict[tuple[Any, ...], Cell]]:
+    """The facts by window and by tenant-local day, each with its dimensions."""
+    windows: dict[tuple[Any, ...], Cell] = defaultdict(lambda: [0, 0, 0, 0])
+    days: dict[tuple[Any, ...], Cell] = defaultdict(lambda: [0, 0, 0, 0])
+    for fact in facts:
+        dimensions = tuple(fact[at] for at in _DIMENSIONS)
+        start = fact[_OCCURRED] - fact[_OCCURRED] % WINDOW_MILLISECONDS
+        for cell in (windows[fact[_TENANT], start, *dimensions], days[fact[_TENANT], fact[_DAY], *dimensions]):
+            cell[0] += 1
+            for position, at in enumerate(_SUMS, 1):
+                cell[position] += fact[at]
+    return dict(windows), dict(days)
+
+
+def _rows(sums: Mapping[tuple[Any, ...], Cell], instant: str) -> list[Document]:
+    names = ("tenant", instant, "kind", "direction", "country", "category")
+    rows = []
+    for key in sorted(sums):
+        messages, segments, units, credits_micros = sums[key]
+        row = dict(zip(names, key, strict=True))
+        if instant == "local_date":
+            row[instant] = date.fromordinal(_EPOCH_ORDINAL + key[1]).isoformat()
+        row |= {"messages": messages, "segments": segments, "quantity": units}
+        rows.append(row | {"credits": format_credits(credits_micros)})
+    return rows
+
+
+def _account(account: Account) -> Document:
+    return {
+        "tenant": account.tenant,
+        "balance": format_credits(account.balance),
+        "uncovered": format_credits(account.uncovered),
+        "periods": [
+            {
+                "start": period.starts_at,
+                "end": period.ends_at,
+                "limit": format_credits(period.limit),
+                "used": format_credits(period.used),
+                "levels_fired": list(period.fired),
+            }
+            for period in account.periods
+        ],
+        "grants": [
+            {
+                "id": grant.id,
+                "kind": grant.kind,
+                "amount": format_credits(grant.amount),
+                "remaining": format_credits(grant.remaining),
+                "starts_at": grant.starts_at,
+                "expires_at": grant.expires_at if grant.expires_at < FOREVER_AT else None,
+            }
+            for grant in account.grants
+        ],
+    }
+
+
+def _tick(tenant: str, at: int) -> bytes:
+    return msgspec.json.encode(Tick(id=f"tick:{tenant}:{at}", tenant=tenant, effective_at=at))

@@ -1,0 +1,72 @@
+"""What a tenant used in one 15-minute window: sums by dimension, and what was burned from which grant.
+
+A window's value is absolute. It carries the offset it has applied, so a record at or below changes nothing.
+It depends on the messages and the account as it was before each of them; the account is written after its
+windows, so whenever a record's effect on the account is kept, its effect on the window is kept too.
+"""
+
+from msgspec import Struct
+
+from pipeline.core.ledger import Entry
+from pipeline.core.windows import WINDOW_MILLISECONDS
+
+Dimensions = tuple[str, str, str, str]
+"""kind, direction, country (or empty), category (or empty)."""
+
+MESSAGES, SEGMENTS, QUANTITY, CREDITS = range(4)
+"""Positions in a cell; credits are micro-credits."""
+
+
+class Window(Struct, array_like=True):
+    """One tenant's usage in [start, start + 15 minutes)."""
+
+    tenant: str
+    start: int
+    applied_offset: int = -1
+    cells: dict[Dimensions, list[int]] = {}
+    """By dimensions: messages, segments, quantity, micro-credits."""
+    burned: dict[str, int] = {}
+    """By grant id (empty: uncovered): micro-credits."""
+
+    def is_held(self, clock_at: int, hold_milliseconds: int) -> bool:
+        """Whether records still add to this value; afterwards the window is computed from the stored rows."""
+        return self.start + WINDOW_MILLISECONDS + hold_milliseconds > clock_at
+
+    def add(self, offset: int, dimensions: Dimensions, segments: int, quantity: int, credits_micros: int) -> None:
+        """Adds one message."""
+        self.applied_offset = offset
+        cell = self.cells.get(dimensions)
+        if cell is None:
+            self.cells[dimensions] = [1, segments, quantity, credits_micros]
+        else:
+            cell[0] += 1
+            cell[1] += segments
+            cell[2] += quantity
+            cell[3] += credits_micros
+
+    def add_burned(self, grant_id: str, micros: int) -> None:
+        """Adds what one message took from one grant."""
+        self.burned[grant_id] = self.burned.get(grant_id, 0) + micros
+
+
+def window_key(tenant_key: bytes, start: int) -> bytes:
+    """A window's key among the state of its partition."""
+    return start.to_bytes(8, "big") + tenant_key
+
+
+def usage_entries(window: Window) -> list[Entry]:
+    """The ledger's lines of a window: one per grant, absolute, replaced by offset while the window is held."""
+    return [
+        Entry(
+            entry_id=f"usage:{window.start}:{grant_id}",
+            kind="usage",
+            grant_id=grant_id,
+            amount=-micros,
+            cause="",
+            effective_at=window.start,
+            posted_at=window.start + WINDOW_MILLISECONDS,
+            offset=window.applied_offset,
+            window_start=window.start,
+        )
+        for grant_id, micros in window.burned.items()
+    ]
