@@ -16,13 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from heapq import heappop, heappush
-from importlib.resources import files
 from itertools import accumulate, count
 from random import Random
 
 import msgspec
 
-from pipeline.core.plans import Plan, decode_plan
+from pipeline.data import load_plan, plan_names
 from pipeline.logfile import LogRecord
 from pipeline.malformed import make_malformed
 from pipeline.traffic_templates import TEMPLATES, Step, Template, make_templates
@@ -95,7 +94,7 @@ class TrafficGenerator:
     def _opening(self) -> Iterator[LogRecord]:
         """The commands before the first message."""
         traffic = self.traffic
-        presets = _presets()
+        presets = [load_plan(name) for name in plan_names()]
         total = self._weights[-1]
         expected = (traffic.messages or 1_000_000) * _CREDITS_PER_RECORD
         effective_at = traffic.start_at - _PLAN_LEAD_MILLISECONDS
@@ -220,12 +219,3 @@ class TrafficGenerator:
         if offset_minutes == 0:
             return b'"%b.%03dZ"' % (text, milliseconds)
         return b'"%b.%03d+%02d:%02d"' % (text, milliseconds, *divmod(offset_minutes, 60))
-
-
-def _presets() -> list[Plan]:
-    folder = files("pipeline.data") / "plans"
-    return [
-        decode_plan(each.read_bytes())
-        for each in sorted(folder.iterdir(), key=lambda each: each.name)
-        if each.name.endswith(".json")
-    ]

@@ -8,7 +8,7 @@ way through the ledger and finds the slot anew.
 Gives entries and alerts into the `Outcomes` of the fold. The slot is derived, never stored.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pipeline.core.ledger import (
     FOREVER_AT,
@@ -28,8 +28,11 @@ from pipeline.core.records import STATUS_BITS
 from pipeline.core.thresholds import NEVER_REACHED, crossed, next_amount, still_fired
 from pipeline.core.usage import Window
 
-Split = tuple[list[str], list[int]]
-"""Grant ids and the micro-credits taken from each, in burn order; the empty id is uncovered."""
+Split = tuple[str, int, Mapping[str, int]]
+"""The first grant burned, the micro-credits taken from it, and the same for further ones; id "" is uncovered."""
+
+NO_FURTHER: Mapping[str, int] = {}
+"""Shared by all charges that one grant covers: nearly every one."""
 
 
 class Terms:
@@ -48,7 +51,7 @@ class LiveAccount:
     """One tenant's account while its partition is owned here."""
 
     __slots__ = (
-        "_compile", "_default", "_partition", "_slot_alert_at", "_slot_from", "_slot_grant", "_slot_ids",
+        "_compile", "_default", "_partition", "_slot_alert_at", "_slot_from", "_slot_grant", "_slot_id",
         "_slot_period", "_slot_until", "account", "due_at", "is_dirty", "tenant", "terms", "windows",
     )  # fmt: skip
 
@@ -144,7 +147,7 @@ class LiveAccount:
             period.used += amount
             if period.used >= self._slot_alert_at:
                 self._fire(period, occurred_at, offset, outcomes)
-            return self._slot_ids, [amount]
+            return self._slot_id, amount, NO_FURTHER
         return self._charge_slowly(amount, occurred_at, offset, outcomes)
 
     def _charge_slowly(self, amount: int, occurred_at: int, offset: int, outcomes: Outcomes) -> Split:
@@ -165,7 +168,8 @@ class LiveAccount:
         self._find_slot(at, period)
         if period.used >= self._slot_alert_at:
             self._fire(period, occurred_at, offset, outcomes)
-        return [grant_id for grant_id, _ in split], [micros for _, micros in split]
+        (grant_id, micros), *further = split or ((UNCOVERED, 0),)
+        return grant_id, micros, dict(further) if further else NO_FURTHER
 
     def _find_slot(self, at: int, period: Period) -> None:
         bounds = [period.starts_at, period.ends_at]
@@ -182,14 +186,14 @@ class LiveAccount:
             ),
             None,
         )
-        self._slot_ids = [self._slot_grant.id if self._slot_grant else UNCOVERED]
+        self._slot_id = self._slot_grant.id if self._slot_grant else UNCOVERED
         self._slot_alert_at = self._next_alert(period)
 
     def _forget_slot(self) -> None:
         self._slot_from = self._slot_until = 0
         self._slot_grant: Grant | None = None
         self._slot_period: Period | None = None
-        self._slot_ids: list[str] = []
+        self._slot_id = UNCOVERED
         self._slot_alert_at = NEVER_REACHED
 
     # Grants and alerts.

@@ -16,8 +16,8 @@ from pipeline.core.thresholds import run_out_at
 FACT_COLUMNS = (
     "tenant", "message_key", "message_id", "source", "kind", "direction", "status", "country", "category", "list",
     "campaign", "encoding", "occurred_at", "received_at", "local_date", "segments", "quantity", "rate_micros",
-    "credits_micros", "rate_version", "counterparty_hash", "grant_ids", "grant_micros", "fingerprint",
-    "kafka_partition", "kafka_offset",
+    "credits_micros", "rate_version", "counterparty_hash", "grant_id", "grant_micros",
+    "further_grants", "fingerprint", "kafka_partition", "kafka_offset",
 )  # fmt: skip
 """The order of a fact's fields: one row of `rated_messages` per charged message, see sql/."""
 

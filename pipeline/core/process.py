@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pipeline.core.accounts import LiveAccount, Terms
+from pipeline.core.accounts import LiveAccount, Split, Terms
 from pipeline.core.admission import Admission, Admitted, LogRecord
 from pipeline.core.commands import apply_command
 from pipeline.core.identity import Draft, IdentityIndex
@@ -308,20 +308,19 @@ class PartitionFold:
             self._count("unrated")
         units = quantity(rate.per, segments, message.recipients)
         amount = units * rate.micros
-        grant_ids, grant_micros = live.charge(amount, occurred_at, offset, outcomes)
+        grant_id, grant_micros, further = split = live.charge(amount, occurred_at, offset, outcomes)
         live.account.applied_offset = offset
         start = occurred_at - occurred_at % WINDOW_MILLISECONDS
         window = live.windows.get(start) or self._window(each.key, live, start)
         if window.is_held(live.account.clock_at, self.rules.window_milliseconds):
             if offset > window.applied_offset:
                 window.add(offset, (kind, direction, country, category), segments, units, amount)
-                for grant_id, micros in zip(grant_ids, grant_micros, strict=True):
-                    window.add_burned(grant_id, micros)
+                window.add_burned(split)
                 self._changed[each.key, start] = window
         else:
             self._count("windows_recomputed")
             outcomes.recomputed[live.tenant, start] = offset
-            outcomes.entries += _late_entries(live, grant_ids, grant_micros, start, each, self.partition)
+            outcomes.entries += _late_entries(live, split, start, each, self.partition)
         if each.received_at - occurred_at > LATE_MILLISECONDS:
             self._count("late")
         counterparty = self._hash_counterparty()
@@ -330,7 +329,7 @@ class PartitionFold:
             live.tenant, each.identity, message.id, message.source, kind, direction, status, country, category,
             listed, campaign, encoding, occurred_at, each.received_at, local_day(occurred_at, terms.plan.zone),
             segments, units, rate.micros, amount, rate.version, int.from_bytes(counterparty.digest(), "little"),
-            grant_ids, grant_micros, each.fingerprint, self.partition, offset,
+            grant_id, grant_micros, further, each.fingerprint, self.partition, offset,
         ))  # fmt: skip
         return True
 
@@ -436,7 +435,7 @@ def _agrees(draft: Draft, each: Admitted) -> bool:
 
 
 def _late_entries(  # noqa: PLR0917 - the parts of an entry
-    live: LiveAccount, grant_ids: list[str], grant_micros: list[int], start: int, each: Admitted, partition: int
+    live: LiveAccount, split: Split, start: int, each: Admitted, partition: int
 ) -> list[tuple[str, Entry]]:
     """One entry per grant for a message whose window's own entry is immutable by now."""
     return [
@@ -454,5 +453,5 @@ def _late_entries(  # noqa: PLR0917 - the parts of an entry
                 window_start=start,
             ),
         )
-        for grant_id, micros in zip(grant_ids, grant_micros, strict=True)
+        for grant_id, micros in ((split[0], split[1]), *split[2].items())
     ]

@@ -5,6 +5,8 @@ It depends on the messages and the account as it was before each of them; the ac
 windows, so whenever a record's effect on the account is kept, its effect on the window is kept too.
 """
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
 from pipeline.core.ledger import Entry
@@ -44,9 +46,13 @@ class Window(Struct, array_like=True):
             cell[2] += quantity
             cell[3] += credits_micros
 
-    def add_burned(self, grant_id: str, micros: int) -> None:
-        """Adds what one message took from one grant."""
-        self.burned[grant_id] = self.burned.get(grant_id, 0) + micros
+    def add_burned(self, split: tuple[str, int, Mapping[str, int]]) -> None:
+        """Adds what one message took from its grants: the first, and further ones."""
+        grant_id, micros, further = split
+        burned = self.burned
+        burned[grant_id] = burned.get(grant_id, 0) + micros
+        for further_id, further_micros in further.items():
+            burned[further_id] = burned.get(further_id, 0) + further_micros
 
 
 def window_key(tenant_key: bytes, start: int) -> bytes:

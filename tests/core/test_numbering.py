@@ -51,6 +51,7 @@ def region_of(number):
         ("+14155550123\n", "unknown"),
         ("\u0661\u0662\u0663\u0664\u0665", "unknown"),
         ("+1 415 555 0123", "unknown"),
+        ("+1415\u0665550123", "unknown"),
     ],
 )
 def test_addresses_have_one_kind(address, kind):
@@ -114,7 +115,7 @@ def test_international_calling_codes_belong_to_no_country(code):
 
 @pytest.mark.parametrize(
     "address",
-    ["", "+", "ACME", "12345", "+0441234567", "+1415555012345678", "\u0661" * 10, "+1\u00b2345678901"],
+    ["", "+", "ACME", "12345", "+0441234567", "+1415555012345678", "\u0661" * 10, "+1\u00b2345678901", "+1415\u0665550123"],
 )
 def test_what_is_not_e164_has_no_country(address):
     """Only an E.164 number carries its country in its digits."""
