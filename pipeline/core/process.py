@@ -199,6 +199,9 @@ class PartitionFold:
             self._refuse(each, Refusal.PLAN_MISSING)
             return
         live.advance(received_at, offset, self.outcomes)
+        # Whatever becomes of the record, the account has seen it: equal applied offsets mean equal content.
+        live.account.applied_offset = offset
+        live.is_dirty = True
         identities = self.identities
         slot = identities.find(each.identity)
         if slot >= 0:
@@ -309,7 +312,6 @@ class PartitionFold:
         units = quantity(rate.per, segments, message.recipients)
         amount = units * rate.micros
         grant_id, grant_micros, further = split = live.charge(amount, occurred_at, offset, outcomes)
-        live.account.applied_offset = offset
         start = occurred_at - occurred_at % WINDOW_MILLISECONDS
         window = live.windows.get(start) or self._window(each.key, live, start)
         if window.is_held(live.account.clock_at, self.rules.window_milliseconds):
