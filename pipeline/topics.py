@@ -93,7 +93,7 @@ def _changelog(settings: Settings) -> dict[str, str]:
 
 def create_topics(settings: Settings) -> list[str]:
     """Creates the topics that are missing and gives their names; raises TopicError where one differs."""
-    admin = AdminClient({"bootstrap.servers": settings.kafka})
+    admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 2})
     wanted = topics(settings)
     try:
         there = admin.list_topics(timeout=_REQUEST_SECONDS).topics
