@@ -32,6 +32,8 @@ import msgspec
 from msgspec import Struct
 
 KEY_BYTES = 16
+APPLIED_BYTES = 8
+"""Every kept value begins with its applied offset + 1, big-endian, so that recovery compares without decoding."""
 SEALED_WEIGHT = 4096
 """New and changed identities after which a delta is sealed; 4 096 x 28 B is rewritten at most per checkpoint."""
 CUT_WEIGHT = 16_384
@@ -285,7 +287,7 @@ class IdentityIndex:
 
     def load(self, deltas: Iterable[bytes]) -> None:
         """Takes up the persisted deltas of a partition, in any order, into an empty index."""
-        for delta in sorted(map(_decode, deltas), key=lambda delta: delta.number):
+        for delta in sorted((_decode(value[APPLIED_BYTES:]) for value in deltas), key=lambda delta: delta.number):
             self._load(delta)
         self.pending = dict(sorted(self.pending.items(), key=lambda item: item[1].first_offset))
         self._stored_end = self._checkpoint_end = self._first + len(self._highs)
@@ -358,7 +360,8 @@ class IdentityIndex:
         if self._persisted and self._persisted[-1][0] == self._number:
             self._persisted.pop()
         self._persisted.append((self._number, self._first + len(self._highs), self._received_until))
-        return delta_key(self._number), _encode(delta)
+        applied = (self.applied_offset + 1).to_bytes(APPLIED_BYTES, "big")
+        return delta_key(self._number), applied + _encode(delta)
 
     # The open-addressing index: slot + 1, or 0 for a free place; at most two thirds full.
 

@@ -28,7 +28,7 @@ import msgspec
 from pipeline.core.accounts import LiveAccount, Split, Terms
 from pipeline.core.admission import Admission, Admitted, LogRecord
 from pipeline.core.commands import apply_command
-from pipeline.core.identity import Draft, IdentityIndex
+from pipeline.core.identity import APPLIED_BYTES, Draft, IdentityIndex
 from pipeline.core.ledger import Account, Entry
 from pipeline.core.numbering import locate
 from pipeline.core.outcomes import Outcomes, refusal_document
@@ -381,14 +381,14 @@ class PartitionFold:
         live = self._accounts.get(key)
         if live is None:
             kept = self._load_account(key)
-            account = Account(tenant) if kept is None else _decode_account(kept[8:])
+            account = Account(tenant) if kept is None else _decode_account(kept[APPLIED_BYTES:])
             live = LiveAccount(account, self.partition, self.rules.terms, self._default_terms)
             self._accounts[key] = live
         return live
 
     def _window(self, key: bytes, live: LiveAccount, start: int) -> Window:
         kept = self._load_window(window_key(key, start))
-        window = Window(live.tenant, start) if kept is None else _decode_window(kept[8:])
+        window = Window(live.tenant, start) if kept is None else _decode_window(kept[APPLIED_BYTES:])
         live.windows[start] = window
         return window
 
@@ -418,8 +418,7 @@ class PartitionFold:
 
 
 def _value(applied_offset: int, state: Account | Window) -> bytes:
-    """A kept value: its applied offset first, so that recovery can take the highest without decoding."""
-    return (applied_offset + 1).to_bytes(8, "big") + _encode(state)
+    return (applied_offset + 1).to_bytes(APPLIED_BYTES, "big") + _encode(state)
 
 
 def _agrees(draft: Draft, each: Admitted) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from pipeline.core.amounts import format_credits
+from pipeline.core.identity import APPLIED_BYTES
 from pipeline.core.ledger import FOREVER_AT, Account, Entry
 from pipeline.core.outcomes import FACT_COLUMNS, Document, Fact, Outcomes
 from pipeline.core.partitions import partition_of
@@ -201,7 +202,7 @@ class _Run:
     def report(self) -> Report:
         self._keep_all()
         decode = msgspec.msgpack.Decoder(Account).decode
-        accounts = [decode(value[8:]) for kept in self._partitions.values() for value in kept.accounts.values()]
+        accounts = [decode(value[APPLIED_BYTES:]) for kept in self._partitions.values() for value in kept.accounts.values()]
         windows, days = _sum(self._outcomes.facts)
         return Report(
             accounts={account.tenant: account for account in accounts},
