@@ -1,0 +1,156 @@
+# ruff: noqa: SLF001, ANN401 - it goes round Faust's own write path, with upstream lines.
+"""The state tables of a worker: Faust tables whose values survive the worker in changelog topics.
+
+Decides when a change counts: once the broker has acknowledged all of a write's records, and not before.
+Takes raw keys and values; gives values of the partitions this worker owns. Never interprets a value beyond
+its first 8 bytes, its applied offset, and never creates a topic: `msgmeter migrate` does.
+
+Faust's own `table[key] = value` is not used. It costs 75 us, stores the value before it is sent (so that
+RocksDB runs ahead of the changelog, mend F), only logs a failed send, and takes the partition from the
+event that happens to be current (faust/tables/base.py:305, faust/stores/rocksdb.py:467).
+
+Invariants:
+- order of a write: all records acknowledged, then the local store with the position behind them. A worker
+  killed in between recovers what is missing from the changelog;
+- what is stored locally is never ahead of the changelog;
+- a partition is read and written between the end of its recovery and its revocation only; a write that is
+  overtaken by a revocation raises `NotOwnedError` and changes nothing locally.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import faust
+from aiokafka.producer.message_accumulator import BatchBuilder
+from faust.tables.table import Table
+
+import pipeline.stream.pins  # noqa: F401 - overrides private methods
+from pipeline.errors import MsgmeterError
+from pipeline.stream.changelog import APPLIED_BYTES, APPLIED_HEADER
+from pipeline.stream.stores import Changes, MemoryStore, PartitionedStore, Position, RocksStore
+
+
+class NotOwnedError(MsgmeterError):
+    """The partition belongs to another worker, or is not recovered: discard what depends on it."""
+
+
+class ChangelogTable(Table):  # type: ignore[misc]
+    """The Faust table beneath a `StateTable`; recovery fills it (pipeline/stream/recovery.py)."""
+
+    data: PartitionedStore
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.owned: dict[int, object] = {}
+        """The recovered partitions of this worker, each with a token that changes at every assignment."""
+
+    def _new_store(self) -> PartitionedStore:
+        url = self._store or self.app.conf.store
+        kind: Any = RocksStore if url.scheme == "rocksdb" else MemoryStore
+        store: PartitionedStore = kind(
+            url, self.app, self, table_name=self.name, key_type=bytes, value_type=bytes, loop=self.loop
+        )
+        return store
+
+    async def on_start(self) -> None:
+        """Start the store; upstream would also create the topic (tables/base.py:224)."""
+        await self.add_runtime_dependency(self.data)
+
+    async def on_rebalance(self, *_: Any, **__: Any) -> None:
+        """Do nothing: recovery opens and closes partitions, and knows what to do with a corrupt file."""
+
+    async def on_recovery_completed(self, *_: Any) -> None:
+        """Call the callbacks; upstream's memory store would look for keys of lost partitions first."""
+        await self.call_recover_callbacks()
+
+    def on_key_set(self, *_: Any) -> None:
+        """Refuse Faust's own way of writing: nothing would wait for the broker."""
+        raise TypeError(f"{self.name} is written through StateTable.write")
+
+    on_key_del = on_key_set
+
+    async def send(self, partition: int, records: Iterator[tuple[bytes, bytes | None, bytes]]) -> int:
+        """Append records (key, value or None, applied offset) to the changelog and wait for the broker.
+
+        Gives the offset behind the last one, or 0 where the broker does not tell (it had them already).
+        Raises the first failure once all batches are answered; some records may have been written.
+        """
+        producer = self.app.producer._ensure_producer()
+        topic = self.changelog_topic_name
+        answers = []
+        batch = producer.create_batch()
+        for key, value, applied in records:
+            if not _append(batch, key, value, applied):
+                answers.append(
+                    (batch.record_count(), await producer.send_batch(batch, topic, partition=partition))
+                )
+                batch = producer.create_batch()
+                _append(batch, key, value, applied)
+        if batch.record_count():
+            answers.append(
+                (batch.record_count(), await producer.send_batch(batch, topic, partition=partition))
+            )
+        await asyncio.gather(*(answer for _, answer in answers), return_exceptions=True)
+        return max((answer.result().offset + count for count, answer in answers), default=0)
+
+
+def _append(batch: BatchBuilder, key: bytes, value: bytes | None, applied: bytes) -> bool:
+    """Add a record; False where the batch is full. The first record of a batch always fits."""
+    headers = [(APPLIED_HEADER, applied)] if value is None else []
+    return batch.append(timestamp=None, key=key, value=value, headers=headers) is not None
+
+
+class StateTable:
+    """Keyed state of one kind (accounts, windows, ids), by partition of the source topic."""
+
+    def __init__(self, app: faust.App, name: str, *, partitions: int) -> None:
+        """Declare the table; its changelog is `<app id>-<name>-changelog`. Before the app starts.
+
+        The app's `Table` setting must be `ChangelogTable` and its `TableManager` the one of recovery.py.
+        """
+        self._table: ChangelogTable = app.Table(name, key_type=bytes, value_type=bytes, partitions=partitions)
+        if not isinstance(self._table, ChangelogTable):
+            raise TypeError("faust.App(Table=ChangelogTable, ...) is needed")
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        """Give the value of a key, None where there is none. Raises NotOwnedError."""
+        self._token(partition)
+        return self._table.data.lookup(partition)(key)
+
+    def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
+        """Give all keys and values of a partition as they are now. Raises NotOwnedError."""
+        self._token(partition)
+        return self._table.data.items_of(partition)
+
+    async def write(
+        self, partition: int, changes: Mapping[bytes, bytes | None], *, applied_offset: int
+    ) -> None:
+        """Make changes durable: returns when the broker has all of them and the local store too.
+
+        `applied_offset` is the last offset of the log that the checkpoint covers. All changes up to it since
+        the last write belong in here: it also says what a key's absence means. A value begins with its own
+        applied offset (8 bytes, big-endian, at most `applied_offset`); None deletes. One write at a time per
+        partition. Raises NotOwnedError, or what the producer raised: then the process must end, because part
+        of the changes may be in the changelog (recovery completes or repeats them).
+        """
+        token = self._token(partition)
+        applied = applied_offset.to_bytes(APPLIED_BYTES, "big")
+        records = ((key, value, applied) for key, value in changes.items())
+        next_offset = await self._table.send(partition, records)
+        if self._table.owned.get(partition) is not token:
+            raise NotOwnedError(f"{self._table.name}: partition {partition} was revoked during a write")
+        self._apply(partition, changes, next_offset, applied)
+
+    def _apply(self, partition: int, changes: Changes, next_offset: int, floor: bytes) -> None:
+        store = self._table.data
+        before = store.position_of(partition)
+        store.apply(
+            partition, changes, Position(max(before.next_offset, next_offset), max(before.floor, floor))
+        )
+
+    def _token(self, partition: int) -> object:
+        try:
+            return self._table.owned[partition]
+        except KeyError:
+            raise NotOwnedError(f"{self._table.name}: partition {partition} is not ours") from None

@@ -1,0 +1,130 @@
+"""An app with state tables, and a changelog to look at and to tamper with, for the tests of tables and mends."""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faust
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from pipeline.stream.changelog import APPLIED_HEADER
+from pipeline.stream.chunks import ChunkTransport, Untouched, transport_settings
+from pipeline.stream.recovery import MeterTableManager
+from pipeline.stream.tables import ChangelogTable, StateTable
+
+PARTITIONS = 2
+_COMPACTED = {"cleanup.policy": "compact", "message.timestamp.type": "CreateTime"}
+
+
+def value(applied_offset: int, payload: bytes = b"") -> bytes:
+    return applied_offset.to_bytes(8, "big") + payload
+
+
+def make_app(servers: str, group: str, topic: str, directory: Path, **settings: Any) -> Any:
+    """An app on the chunk transport whose table manager is ours; `store` is a setting like any other."""
+    directory.mkdir(parents=True, exist_ok=True)
+    ours = {
+        "Table": ChangelogTable,
+        "TableManager": functools.partial(
+            MeterTableManager, kafka={"bootstrap.servers": servers}, source_topic=topic
+        ),
+        "store": "memory://",
+        "producer_acks": -1,
+        "broker_commit_interval": 0.2,
+        "broker_session_timeout": 6,
+        "broker_heartbeat_interval": 1,
+        "stream_recovery_delay": 0,
+    }
+    app = faust.App(
+        group,
+        broker=f"kafka://{servers}",
+        datadir=directory,
+        web_enabled=False,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        **{**transport_settings(), **ours, **settings},
+    )
+    app.transport = ChunkTransport(app.conf.broker_consumer, app, topics={topic})
+
+    @app.agent(app.topic(topic, schema=Untouched()), isolated_partitions=True, name="reader")
+    async def reader(stream: Any) -> None:
+        async for _ in stream.noack().events():
+            pass
+
+    return app
+
+
+@dataclass
+class Tables:
+    """A source topic, a group and the changelog of its table `state`, of one's own on the shared broker."""
+
+    servers: str
+    topic: str
+    group: str
+    directory: Path
+    store: str = "memory"
+
+    @property
+    def changelog(self) -> str:
+        return f"{self.group}-state-changelog"
+
+    def create_changelog(self, partitions: int = PARTITIONS) -> None:
+        admin = AdminClient({"bootstrap.servers": self.servers})
+        topic = NewTopic(self.changelog, partitions, 1, config=_COMPACTED)
+        admin.create_topics([topic])[self.changelog].result(30)
+
+    def append(
+        self, records: list[tuple[bytes, bytes | None, int]], partition: int = 0, **config: Any
+    ) -> None:
+        """Append (key, value or None, applied offset of a tombstone) to the changelog, as anybody might."""
+        dotted = {key.replace("_", "."): setting for key, setting in config.items()}
+        producer = Producer({"bootstrap.servers": self.servers, **dotted})
+        transactional = "transactional_id" in config
+        if transactional:
+            producer.init_transactions(30)
+            producer.begin_transaction()
+        for key, content, applied in records:
+            headers = [(APPLIED_HEADER, applied.to_bytes(8, "big"))] if content is None else []
+            producer.produce(self.changelog, content, key, partition, headers=headers)
+        assert producer.flush(30) == 0
+        if transactional:
+            producer.commit_transaction(30)
+
+    def read_changelog(self, partition: int = 0) -> list[tuple[bytes, bytes | None]]:
+        """Everything in a partition of the changelog, in order."""
+        consumer = Consumer(
+            {"bootstrap.servers": self.servers, "group.id": "reader", "enable.partition.eof": True}
+        )
+        consumer.assign([TopicPartition(self.changelog, partition, 0)])
+        records = []
+        try:
+            while (message := consumer.poll(30)).error() is None:
+                records.append((message.key(), message.value()))
+        finally:
+            consumer.close()
+        return records
+
+    @contextlib.asynccontextmanager
+    async def worker(self, name: str = "worker", **settings: Any) -> AsyncIterator[tuple[Any, StateTable]]:
+        """A worker in this process that owns the partitions it was given, until the end of the block."""
+        app = make_app(
+            self.servers, self.group, self.topic, self.directory / name, store=f"{self.store}://", **settings
+        )
+        table = StateTable(app, "state", partitions=PARTITIONS)
+        await app.start()
+        try:
+            async with asyncio.timeout(60):
+                await app.tables.recovery.completed.wait()
+            yield app, table
+        finally:
+            await app.stop()
+
+    async def contents(self, partition: int = 0, name: str = "worker") -> Mapping[bytes, bytes]:
+        """What a worker started now finds in a partition."""
+        async with self.worker(name) as (_, table):
+            return dict(table.items(partition))
