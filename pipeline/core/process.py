@@ -175,6 +175,11 @@ class PartitionFold:
         self._let_go()
         return changes
 
+    @property
+    def accounts_held(self) -> int:
+        """How many accounts are taken up."""
+        return len(self._accounts)
+
     # One record.
 
     def _command(self, each: Admitted) -> None:
