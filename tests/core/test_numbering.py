@@ -115,7 +115,17 @@ def test_international_calling_codes_belong_to_no_country(code):
 
 @pytest.mark.parametrize(
     "address",
-    ["", "+", "ACME", "12345", "+0441234567", "+1415555012345678", "\u0661" * 10, "+1\u00b2345678901", "+1415\u0665550123"],
+    [
+        "",
+        "+",
+        "ACME",
+        "12345",
+        "+0441234567",
+        "+1415555012345678",
+        "\u0661" * 10,
+        "+1\u00b2345678901",
+        "+1415\u0665550123",
+    ],
 )
 def test_what_is_not_e164_has_no_country(address):
     """Only an E.164 number carries its country in its digits."""
