@@ -53,8 +53,8 @@ from pipeline.core.substitutes import plain
         (
             "\u043f\u0440\u0438\u0432\u0435\u0442" * 12,
             (
-                "2 segments because 72 Cyrillic characters (U+043F, U+0440, U+0438, U+0432, \u2026) forced UCS-2;"
-                " GSM-7 has no plainer spelling of them"
+                "2 segments because 72 Cyrillic characters (U+043F, U+0440, U+0438, U+0432, \u2026)"
+                " forced UCS-2; GSM-7 has no plainer spelling of them"
             ),
         ),
         (
