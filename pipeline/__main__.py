@@ -1,0 +1,5 @@
+"""`python -m pipeline` is `msgmeter`."""
+
+from pipeline.cli import main
+
+main()

@@ -1,0 +1,63 @@
+"""The command line: `msgmeter`.
+
+Data goes to standard output, progress and errors to standard error. Exit codes: 0 done, 1 some of the input was
+refused, 2 the call or the settings are wrong, 3 a service could not be used.
+"""
+
+from importlib import import_module
+
+import click
+
+from pipeline.errors import MsgmeterError
+from pipeline.settings import SettingsError
+
+_MODULE_BY_COMMAND = {
+    "up": "pipeline.cli.up:up",
+    "worker": "pipeline.cli.run:worker",
+    "migrate": "pipeline.cli.run:migrate",
+    "settings": "pipeline.cli.run:settings",
+    "generate": "pipeline.cli.traffic:generate",
+    "send": "pipeline.cli.traffic:send",
+    "simulate": "pipeline.cli.simulate:simulate",
+    "segments": "pipeline.cli.explain:segments",
+    "locate": "pipeline.cli.explain:locate",
+    "plan": "pipeline.cli.commands:plan",
+    "grant": "pipeline.cli.commands:grant",
+    "tick": "pipeline.cli.commands:tick",
+    "usage": "pipeline.cli.accounts:usage",
+    "balance": "pipeline.cli.accounts:balance",
+    "retry": "pipeline.cli.retry:retry",
+}
+"""In the order of the help: run it, feed it, ask it. Loaded when used, since Faust takes a second to import."""
+
+
+class _Commands(click.Group):
+    """The group of all commands, each imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_MODULE_BY_COMMAND)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        place = _MODULE_BY_COMMAND.get(cmd_name)
+        if place is None:
+            return None
+        module, name = place.split(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Runs the command; our own errors become one line of text and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except SettingsError as error:
+            click.echo(f"msgmeter: {error}", err=True)
+            ctx.exit(2)
+        except MsgmeterError as error:
+            click.echo(f"msgmeter: {error}", err=True)
+            ctx.exit(3)
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="msgmeter")
+def main() -> None:
+    """Meter messages: each counted exactly once, rated in credits, and explained."""

@@ -1,0 +1,149 @@
+"""The Faust application: settings in, an app whose agent meters `messages.raw`.
+
+One agent instance per partition takes chunks and hands them to the `Meter`, which closes epochs for all of them.
+Faust keeps the group, the assignment, the tables with their recovery, and the commits; what it does unsoundly
+is mended beside this file, each mend with a test.
+"""
+
+import asyncio
+import logging
+from functools import partial
+from typing import Any
+
+import faust
+from faust.types import TP
+
+from pipeline import metrics
+from pipeline.clickhouse.client import connect
+from pipeline.core.rules import HOUR_MILLISECONDS, Rules
+from pipeline.data import load_plan, load_rate_cards
+from pipeline.settings import Settings
+from pipeline.stream.chunks import ChunkTransport, Untouched, transport_settings
+from pipeline.stream.epochs import Meter, Tables
+from pipeline.stream.exits import ExitCode, end_process, ends_process_on_error
+from pipeline.stream.recovery import MeterTableManager
+from pipeline.stream.tables import ChangelogTable, StateTable
+from pipeline.topics import MESSAGES_RAW
+
+_log = logging.getLogger(__name__)
+
+STOP_SECONDS = 20.0
+"""How long a leaving worker may take to store its last epoch before its successor replays it instead."""
+
+
+class MeterApp(faust.App):  # type: ignore[misc]
+    """A Faust app with the meter in it."""
+
+    meter: Meter
+    _epochs: asyncio.Task[None] | None = None
+
+    async def on_started(self) -> None:
+        """Starts closing epochs once tables are recovered."""
+        await super().on_started()
+        self._epochs = asyncio.create_task(self._close_epochs(), name="epochs")
+
+    async def _close_epochs(self) -> None:
+        try:
+            await self.meter.run()
+        except Exception as error:  # noqa: BLE001 - what may not pass by itself ends the process
+            end_process(ExitCode.AGENT_FAILED, f"an epoch could not be closed: {error!r}", cause=error)
+
+    async def leave(self) -> None:
+        """Stores and acknowledges what is open, within a deadline; called before `stop`."""
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self.meter.stop()
+        except TimeoutError:
+            _log.warning("the last epoch could not be stored in %.0f s; it will be replayed", STOP_SECONDS)
+        if self._epochs is not None:
+            self._epochs.cancel()
+
+
+def make_rules(settings: Settings) -> Rules:
+    """The data and bounds of folds under these settings."""
+    return Rules(
+        cards=load_rate_cards(),
+        partitions=settings.partitions,
+        command_key=settings.command_key.encode(),
+        counterparty_key=settings.counterparty_key.encode(),
+        default_plan=load_plan(settings.default_plan) if settings.default_plan else None,
+        identity_milliseconds=settings.identity_hours * HOUR_MILLISECONDS,
+        identity_limit=settings.identity_limit // settings.partitions,
+        pending_milliseconds=settings.pending_hours * HOUR_MILLISECONDS,
+        pending_limit=max(settings.pending_limit // settings.partitions, 1),
+        window_milliseconds=settings.window_hours * HOUR_MILLISECONDS,
+    )
+
+
+def make_app(settings: Settings) -> MeterApp:
+    """A worker's app; one per process, started once."""
+    servers = settings.kafka.split(",")
+    app = MeterApp(
+        settings.application,
+        broker=[f"aiokafka://{server}" for server in servers],
+        store="memory://" if settings.store == "memory" else "rocksdb://",
+        datadir=str(settings.state_directory),
+        topic_partitions=settings.partitions,
+        topic_replication_factor=settings.replication,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+        Table=ChangelogTable,
+        TableManager=partial(
+            MeterTableManager, kafka={"bootstrap.servers": settings.kafka}, source_topic=MESSAGES_RAW
+        ),
+        table_standby_replicas=0,
+        broker_session_timeout=float(settings.session_seconds),
+        broker_heartbeat_interval=settings.session_seconds / 5,
+        broker_max_poll_interval=settings.outage_minutes * 60.0,
+        broker_commit_interval=1.0,
+        producer_linger=0.02,
+        producer_max_batch_size=256 * 1024,
+        producer_max_request_size=4 * 1024 * 1024,
+        producer_compression_type="lz4",
+        producer_acks=-1,
+        **transport_settings(),
+    )
+    app.transport = ChunkTransport(app.conf.broker_consumer, app, topics=[MESSAGES_RAW])
+    tables = Tables(
+        identities=StateTable(app, "ids", partitions=settings.partitions),
+        windows=StateTable(app, "windows", partitions=settings.partitions),
+        accounts=StateTable(app, "accounts", partitions=settings.partitions),
+    )
+    app.meter = Meter(
+        settings,
+        make_rules(settings),
+        tables,
+        connect=partial(connect, settings.clickhouse),
+        producer=lambda: app.producer._ensure_producer(),  # noqa: SLF001 - Faust has no public way to its aiokafka producer
+        owns=partial(_owns, app),
+    )
+    _declare_agent(app)
+    _watch_assignment(app)
+    metrics.WorkerState(lambda: app.meter.read_state(partial(_end_offset, app)))
+    return app
+
+
+def _declare_agent(app: MeterApp) -> None:
+    raw = app.topic(MESSAGES_RAW, schema=Untouched())
+
+    @app.agent(raw, isolated_partitions=True, name="meter")  # type: ignore[untyped-decorator]
+    @ends_process_on_error
+    async def meter(stream: Any) -> None:  # noqa: ANN401 - Faust's streams are untyped
+        async for event in stream.noack().events():
+            await app.meter.take(event, event.message.partition)
+
+
+def _watch_assignment(app: MeterApp) -> None:
+    @app.on_partitions_revoked.connect(weak=False)  # type: ignore[untyped-decorator]
+    async def on_revoked(_: Any, revoked: set[TP], **__: Any) -> None:
+        app.meter.revoke({tp.partition for tp in revoked if tp.topic == MESSAGES_RAW})
+
+
+def _end_offset(app: MeterApp, partition: int) -> int | None:
+    end: int | None = app.consumer.highwater(TP(MESSAGES_RAW, partition)) if app.consumer else None
+    return end
+
+
+async def _owns(app: MeterApp) -> bool:
+    return not app.rebalancing

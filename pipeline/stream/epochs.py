@@ -1,0 +1,455 @@
+"""Epochs and checkpoints: the order in which what was folded becomes true outside.
+
+`Meter` owns the folds of this worker's partitions. Agents hand it chunks; it folds them and, every N rows or T
+milliseconds, closes an *epoch* of all partitions at once, so one insert carries them all. Every few epochs it
+is also a *checkpoint*. The order is the proof that nothing is lost or counted twice:
+
+1. facts, and the ledger's entries, are stored;
+2. alerts, results, refusals and forwards are written to Kafka and acknowledged by the broker;
+3. at a checkpoint: usage windows and account snapshots, which are absolute, are stored;
+4. at a checkpoint: tables are written, identities and windows first, accounts last, each acknowledged;
+5. at a checkpoint: the chunks are acknowledged in order; Faust commits their offsets.
+
+A crash anywhere replays from the committed offset. Steps 1 to 3 replace themselves; of 4 each value knows the
+offset it has applied, and as accounts come last, an account that has seen a record proves that identities and
+windows have. An epoch ends at the same offsets in outcomes and in state, because both are taken in one step of
+the event loop; folding goes on meanwhile, one epoch ahead at the most.
+
+A revoked partition's fold is dropped; its successor folds the same records again. When ClickHouse is away the
+epoch stays open for as long as it takes: folding stops one epoch ahead, queues fill, fetching pauses, and the
+group's heartbeats, which are another thread's, go on.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from clickhouse_connect.driver.client import Client
+
+from pipeline import metrics
+from pipeline.clickhouse.client import Table
+from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE
+from pipeline.core.identity import NEVER_AT
+from pipeline.core.ledger import Account
+from pipeline.core.outcomes import FACT_COLUMNS, Fact, Outcomes, refusal_document
+from pipeline.core.plans import PlanTerms
+from pipeline.core.process import NOTHING_STORED, PartitionFold, StateChanges
+from pipeline.core.refusals import Refusal
+from pipeline.core.rules import Rules
+from pipeline.errors import Transient
+from pipeline.settings import Settings
+from pipeline.stream import storing
+from pipeline.stream.cutter import Chunk
+from pipeline.stream.publishing import publications, publish
+from pipeline.stream.tables import NotOwnedError, StateTable
+
+_log = logging.getLogger(__name__)
+
+_TENANT, _ID, _OFFSET, _PARTITION, _RECEIVED, _CREDITS = (
+    FACT_COLUMNS.index(name)
+    for name in ("tenant", "message_id", "kafka_offset", "kafka_partition", "received_at", "credits_micros")
+)
+_LONGEST_RETRY_SECONDS = 15.0
+_Answer = TypeVar("_Answer")
+_Columns = list[list[Any]]
+_NOTHING_YET = -1
+
+
+class ChunkEvent(Protocol):
+    """A Faust event whose value is a chunk."""
+
+    value: Chunk
+
+    def ack(self) -> bool:
+        """Lets the chunk's offset be committed."""
+        ...
+
+
+@dataclass
+class OwnedPartition:
+    """A partition while this worker owns it."""
+
+    fold: PartitionFold
+    generation_id: int
+    events: deque[ChunkEvent] = field(default_factory=deque)
+    """Folded and not yet acknowledged, in log order."""
+    folded_offset: int = _NOTHING_YET
+    last_received_at: int = 0
+
+
+@dataclass
+class Epoch:
+    """What was taken from the folds at one moment."""
+
+    outcomes: dict[int, Outcomes]
+    """By partition."""
+    state: list[tuple[OwnedPartition, StateChanges, list[ChunkEvent]]]
+    """At a checkpoint: changes and the chunks they cover."""
+    snapshots: list[tuple[Table, _Columns]]
+    """At a checkpoint: rows of the absolute tables, made at once, as folding goes on changing what they show."""
+
+    @property
+    def facts(self) -> list[Fact]:
+        """All partitions' facts."""
+        return [fact for outcomes in self.outcomes.values() for fact in outcomes.facts]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The Faust tables of the worker."""
+
+    identities: StateTable
+    windows: StateTable
+    accounts: StateTable
+
+
+class Meter:
+    """Folds this worker's partitions and closes their epochs; one per process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        rules: Rules,
+        tables: Tables,
+        connect: Callable[[], Client],
+        producer: Callable[[], Any],
+        owns: Callable[[], Awaitable[bool]],
+    ) -> None:
+        """`owns` asks the group whether this worker's assignment still holds."""
+        self._settings = settings
+        self._rules = rules
+        default = rules.default_terms()
+        self._default_plan = default.plan if default else None
+        self._tables = tables
+        self._connect = connect
+        self._client: Client | None = None
+        self._producer = producer
+        self._owns = owns
+        # Two threads: one insert at a time, and look-ups that need not wait for it.
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="clickhouse")
+        self._tokens = storing.Tokens()
+        self.partitions: dict[int, OwnedPartition] = {}
+        self._rows = 0
+        self._rows_since_checkpoint = 0
+        self._checkpoint_at = time.monotonic()
+        self._opened_at = 0.0
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._closing = asyncio.Lock()
+        self._close_now = False
+        self._stopping = False
+
+    # Chunks in.
+
+    async def take(self, event: ChunkEvent, partition: int) -> None:
+        """Folds one chunk; waits while a whole epoch is ahead of the one being stored."""
+        chunk = event.value
+        owned = self.partitions.get(partition)
+        if owned is None or owned.generation_id != chunk.generation_id:
+            owned = self._own(partition, chunk.generation_id)
+        await self._room.wait()
+        admitted = owned.fold.admit(chunk.records)
+        look_ups = owned.fold.look_ups(admitted)
+        stored = NOTHING_STORED
+        if look_ups:
+            stored = await self._until_stored(lambda: storing.look_up(self._clickhouse(), look_ups))
+        if self.partitions.get(partition) is not owned:
+            return  # Revoked while waiting: its successor folds this chunk.
+        owned.fold.fold(admitted, stored)
+        owned.fold.applied(chunk.last_offset)
+        owned.events.append(event)
+        owned.folded_offset = chunk.last_offset
+        owned.last_received_at = chunk.records[-1].timestamp
+        self._count(len(chunk.records), commands=bool(owned.fold.outcomes.results))
+        chunk.release()
+
+    def _own(self, partition: int, generation_id: int) -> OwnedPartition:
+        """Takes a partition up from its tables."""
+        tables = self._tables
+        fold = PartitionFold(
+            partition,
+            self._rules,
+            lambda key: tables.accounts.get(partition, key),
+            lambda key: tables.windows.get(partition, key),
+            [value for _, value in tables.identities.items(partition)],
+            [key for key, _ in tables.windows.items(partition)],
+        )
+        owned = self.partitions[partition] = OwnedPartition(fold, generation_id)
+        return owned
+
+    def _count(self, rows: int, *, commands: bool) -> None:
+        if not self._rows:
+            self._opened_at = time.monotonic()
+        self._rows += rows
+        if self._rows >= self._settings.epoch_rows:
+            self._room.clear()
+        if commands or self._rows == rows or self._rows >= self._settings.epoch_rows:
+            # A command is answered at once; a first row starts the epoch's time; a full epoch is closed.
+            self._close_now = commands or self._rows >= self._settings.epoch_rows
+            self._wake.set()
+
+    def revoke(self, partitions: set[int]) -> None:
+        """Drops the folds of partitions that are somebody else's now."""
+        for partition in partitions:
+            self.partitions.pop(partition, None)
+
+    # Epochs out.
+
+    async def run(self) -> None:
+        """Closes epochs until `stop`; whatever goes wrong and may not pass by itself is raised."""
+        while not self._stopping:
+            await self._until_due()
+            await self.close_epoch(checkpoint=self._checkpoint_due())
+
+    async def stop(self) -> None:
+        """Closes the last epoch with a checkpoint, so that a successor has nothing to replay."""
+        self._stopping = True
+        self._wake.set()
+        await self.close_epoch(checkpoint=True)
+        self._threads.shutdown(wait=False)
+
+    async def _until_due(self) -> None:
+        """Returns when the open epoch is full, old enough or holds a command; or a checkpoint is due."""
+        while not self._stopping:
+            if self._close_now and self._rows:
+                return
+            now = time.monotonic()
+            due_at = self._opened_at + self._settings.epoch_milliseconds / 1000 if self._rows else None
+            if self._rows_since_checkpoint:
+                checkpoint_at = self._checkpoint_at + self._settings.checkpoint_milliseconds / 1000
+                due_at = checkpoint_at if due_at is None else min(due_at, checkpoint_at)
+            if due_at is not None and due_at <= now:
+                return
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(None if due_at is None else due_at - now):
+                    await self._wake.wait()
+            except TimeoutError:
+                return
+
+    def _checkpoint_due(self) -> bool:
+        age_seconds = time.monotonic() - self._checkpoint_at
+        rows = self._rows_since_checkpoint + self._rows
+        return (
+            rows >= self._settings.checkpoint_rows
+            or age_seconds * 1000 >= self._settings.checkpoint_milliseconds
+        )
+
+    async def close_epoch(self, *, checkpoint: bool) -> None:
+        """Takes what the folds decided and carries it out, steps 1 to 5."""
+        async with self._closing:
+            epoch = self._take(checkpoint=checkpoint)
+            started_at = time.monotonic()
+            await self._store(epoch)
+            await publish(
+                self._producer(),
+                [
+                    record
+                    for outcomes in epoch.outcomes.values()
+                    for record in publications(outcomes, self._settings.partitions)
+                ],
+            )
+            _observe(epoch, time.monotonic() - started_at)
+            if checkpoint:
+                started_at = time.monotonic()
+                await self._keep(epoch)
+                metrics.CHECKPOINT_SECONDS.observe(time.monotonic() - started_at)
+
+    def _take(self, *, checkpoint: bool) -> Epoch:
+        """Outcomes and state of all partitions at this moment, in one step of the event loop."""
+        outcomes = {number: owned.fold.take_outcomes() for number, owned in self.partitions.items()}
+        state = []
+        if checkpoint:
+            for owned in self.partitions.values():
+                if owned.events:
+                    state.append((owned, owned.fold.checkpoint(), list(owned.events)))
+                    owned.events.clear()
+            self._checkpoint_at = time.monotonic()
+            self._rows_since_checkpoint = 0
+        else:
+            self._rows_since_checkpoint += self._rows
+        self._rows = 0
+        self._close_now = False
+        self._room.set()
+        return Epoch(outcomes, state, self._snapshots(state))
+
+    def _snapshots(
+        self, state: list[tuple[OwnedPartition, StateChanges, list[ChunkEvent]]]
+    ) -> list[tuple[Table, _Columns]]:
+        windows = [
+            (owned.fold.partition, window) for owned, changes, _ in state for window in changes.changed_windows
+        ]
+        accounts = [
+            (owned.fold.partition, account, self._plan_of(account))
+            for owned, changes, _ in state
+            for account in changes.changed_accounts
+        ]
+        return [
+            (USAGE, storing.usage_columns(window for _, window in windows)),
+            (ENTRIES, storing.usage_entry_columns(windows)),
+            (ACCOUNTS, storing.account_columns(accounts)),
+        ]
+
+    async def _store(self, epoch: Epoch) -> None:
+        """Step 1, and what is derived from stored facts alone."""
+        facts = epoch.facts
+        if facts:
+            token = self._tokens.next()
+            columns = storing.fact_columns(facts)
+            unstorable = await self._until_stored(
+                lambda: storing.insert_facts(self._clickhouse(), columns, token)
+            )
+            for index in unstorable:
+                _refuse_unstorable(epoch, facts[index])
+        entries = [
+            (partition, tenant, entry)
+            for partition, outcomes in epoch.outcomes.items()
+            for tenant, entry in outcomes.entries
+        ]
+        alerts = [alert for outcomes in epoch.outcomes.values() for alert in outcomes.alerts]
+        await self._insert(ENTRIES, storing.entry_columns(entries))
+        await self._insert(ALERTS, storing.alert_columns(alerts))
+        recomputed = {
+            window: offset for outcomes in epoch.outcomes.values() for window, offset in outcomes.recomputed.items()
+        }
+        if recomputed:
+            token = self._tokens.next()
+            await self._until_stored(lambda: storing.recompute(self._clickhouse(), recomputed, token))
+
+    async def _keep(self, epoch: Epoch) -> None:
+        """Steps 3 to 5 for the partitions that are still ours."""
+        for table, columns in epoch.snapshots:
+            await self._insert(table, columns)
+        if not await self._owns():
+            _log.warning("checkpoint dropped: the group has given our partitions to others")
+            return
+        for owned, changes, events in epoch.state:
+            partition = owned.fold.partition
+            if self.partitions.get(partition) is not owned:
+                continue
+            try:
+                await self._write(partition, changes)
+            except NotOwnedError as error:
+                _log.warning("checkpoint of partition %d dropped: %s", partition, error)
+                continue
+            for event in events:
+                event.ack()
+
+    async def _write(self, partition: int, changes: StateChanges) -> None:
+        """Step 4: what accounts lean on first."""
+        applied = changes.applied_offset + 1
+        tables = self._tables
+        await asyncio.gather(
+            tables.identities.write(partition, changes.identities, applied_offset=applied),
+            tables.windows.write(partition, changes.windows, applied_offset=applied),
+        )
+        await tables.accounts.write(partition, changes.accounts, applied_offset=applied)
+
+    def _plan_of(self, account: Account) -> PlanTerms | None:
+        for plan in reversed(account.plans):
+            if plan.effective_at <= account.clock_at:
+                return self._rules.terms(plan.document)
+        return self._default_plan
+
+    # ClickHouse.
+
+    def _clickhouse(self) -> Client:
+        if self._client is None:
+            self._client = self._connect()
+        return self._client
+
+    async def _insert(self, table: Table, columns: _Columns) -> None:
+        if columns and columns[0]:
+            token = self._tokens.next()
+            await self._until_stored(lambda: storing.insert_rows(self._clickhouse(), table, columns, token))
+
+    async def _until_stored(self, call: Callable[[], _Answer]) -> _Answer:
+        """Runs a blocking call in a thread until it does not fail for a passing reason."""
+        loop = asyncio.get_running_loop()
+        delay_seconds = 0.0
+        while True:
+            try:
+                return await loop.run_in_executor(self._threads, call)
+            except Transient as error:
+                metrics.INSERT_FAILURES.inc()
+                delay_seconds = min(max(error.retry_after_seconds, delay_seconds * 2), _LONGEST_RETRY_SECONDS)
+                _log.warning("ClickHouse is away, trying again in %.1f s: %s", delay_seconds, error)
+                await asyncio.sleep(delay_seconds)
+
+    # What is shown.
+
+    def read_state(self, end_offset: Callable[[int], int | None]) -> dict[str, float]:
+        """Figures for metrics; `end_offset` gives the log's end of a partition, where known."""
+        folds = [owned.fold for owned in self.partitions.values()]
+        behind = {
+            number: max((end_offset(number) or 0) - owned.folded_offset - 1, 0)
+            for number, owned in self.partitions.items()
+        }
+        oldest = min((self.partitions[number].last_received_at for number, lag in behind.items() if lag), default=0)
+        now = time.time() * 1000
+        horizon_at = max((fold.identities.horizon_at for fold in folds), default=NEVER_AT)
+        return {
+            "partitions_owned": len(folds),
+            "consumer_lag_offsets": sum(behind.values()),
+            "consumer_lag_seconds": max(now - oldest, 0) / 1000 if oldest else 0,
+            "uncommitted_offsets": sum(
+                owned.folded_offset - owned.events[0].value.first_offset + 1
+                for owned in self.partitions.values()
+                if owned.events
+            ),
+            "identities_held": sum(len(fold.identities) for fold in folds),
+            "identities_held_bytes": sum(fold.identities.held_bytes for fold in folds),
+            "identities_pending": sum(len(fold.identities.pending) for fold in folds),
+            "identity_span_seconds": -1 if horizon_at == NEVER_AT else max(now - horizon_at, 0) / 1000,
+            "accounts_held": sum(fold.accounts_held for fold in folds),
+        }
+
+
+def _refuse_unstorable(epoch: Epoch, fact: Fact) -> None:
+    """Records a fact ClickHouse does not take; its content is in messages.raw at the position given."""
+    partition = fact[_PARTITION]
+    epoch.outcomes[partition].refusals.append(
+        refusal_document(
+            partition, fact[_OFFSET], Refusal.UNSTORABLE, b"", fact[_TENANT], fact[_ID], fact[_RECEIVED]
+        )
+    )
+
+
+def _observe(epoch: Epoch, seconds: float) -> None:
+    """Counts what an epoch brought."""
+    facts = 0
+    for outcomes in epoch.outcomes.values():
+        facts += len(outcomes.facts)
+        metrics.CREDITS.inc(sum(fact[_CREDITS] for fact in outcomes.facts) / 1_000_000)
+        metrics.REROUTED.inc(len(outcomes.forwards))
+        for name, metric in _COUNTED.items():
+            metric.inc(outcomes.counts[name])
+        for refusal in outcomes.refusals:
+            metrics.REFUSED.labels(refusal["reason"]).inc()
+        for alert in outcomes.alerts:
+            metrics.ALERTS.labels(alert["level"]).inc()
+        for result in outcomes.results:
+            metrics.COMMANDS.labels(result["outcome"]).inc()
+        if outcomes.facts:
+            metrics.STORED_SECONDS.observe(time.time() - min(fact[_RECEIVED] for fact in outcomes.facts) / 1000)
+    metrics.ACCEPTED.inc(facts)
+    metrics.EPOCH_ROWS.observe(facts)
+    metrics.EPOCH_SECONDS.observe(seconds)
+    metrics.LAST_EPOCH.set_to_current_time()
+
+
+_COUNTED = {
+    "received": metrics.RECEIVED,
+    "duplicates": metrics.DUPLICATES,
+    "statuses": metrics.STATUSES,
+    "late": metrics.LATE,
+    "unrated": metrics.UNRATED,
+    "segments_differ": metrics.SEGMENTS_DIFFER,
+    "windows_recomputed": metrics.WINDOWS_RECOMPUTED,
+}

@@ -1,0 +1,56 @@
+"""The Kafka effects of epochs: alerts, results, refusals and forwarded records.
+
+Each carries an id made of the log, so a repeat is recognised by whoever reads it. `publish` returns when the
+broker has acknowledged all of them.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import orjson
+
+from pipeline.core.outcomes import Document, Outcomes
+from pipeline.core.partitions import partition_of
+from pipeline.topics import ACCOUNT_RESULTS, MESSAGES_RAW, MESSAGES_REFUSED, USAGE_ALERTS
+
+
+class Publication(NamedTuple):
+    """A record to be written."""
+
+    topic: str
+    partition: int
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+def publications(outcomes: Outcomes, partitions: int) -> list[Publication]:
+    """All that an epoch of one partition has to say to other programs, in log order per topic."""
+    return [
+        *(_document(USAGE_ALERTS, alert, partitions) for alert in outcomes.alerts),
+        *(_document(ACCOUNT_RESULTS, result, partitions) for result in outcomes.results),
+        *(_document(MESSAGES_REFUSED, refusal, partitions) for refusal in outcomes.refusals),
+        *(
+            Publication(MESSAGES_RAW, partition_of(each.key, partitions), each.key, each.value, each.headers)
+            for each in outcomes.forwards
+        ),
+    ]
+
+
+async def publish(producer: Any, records: Iterable[Publication]) -> None:  # noqa: ANN401 - aiokafka is untyped
+    """Writes records with an aiokafka producer; raises what the broker answered for the first that failed."""
+    acknowledged = [
+        await producer.send(
+            record.topic, value=record.value, key=record.key, partition=record.partition, headers=record.headers
+        )
+        for record in records
+    ]
+    await asyncio.gather(*acknowledged)
+
+
+def _document(topic: str, document: Document, partitions: int) -> Publication:
+    """A document under its tenant; what has none is spread by its source partition."""
+    tenant = (document["tenant"] or "").encode()
+    partition = partition_of(tenant, partitions) if tenant else document["partition"]
+    return Publication(topic, partition, tenant, orjson.dumps(document), [])

@@ -1,0 +1,149 @@
+"""The ClickHouse effects of epochs and checkpoints, as blocking calls for a thread.
+
+Takes outcomes and state changes of the core; gives the facts that cannot be stored. Everything stored follows from
+the log alone and replaces itself, so storing it again does no harm. Errors are `Transient` (do the same again) and
+`Permanent`.
+"""
+
+import itertools
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from clickhouse_connect.driver.client import Client
+
+from pipeline.clickhouse.client import Table, insert, insert_isolating
+from pipeline.clickhouse.facts import FACTS, stored_charges
+from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE, recompute_windows
+from pipeline.core.amounts import parse_credits
+from pipeline.core.ledger import Account, Entry
+from pipeline.core.outcomes import Document, Fact
+from pipeline.core.plans import PlanTerms
+from pipeline.core.process import StoredCharge
+from pipeline.core.usage import Window, usage_entries
+
+SECOND_MILLISECONDS = 1_000
+_OFFSET_COLUMN = FACTS.column_names.index("kafka_offset")
+
+
+class Tokens:
+    """Names for inserts: never the same for two batches, also not over restarts."""
+
+    def __init__(self) -> None:
+        self._process = uuid.uuid4().hex
+        self._numbers = itertools.count()
+
+    def next(self) -> str:
+        """A token not used before."""
+        return f"{self._process}-{next(self._numbers)}"
+
+
+def insert_facts(client: Client, columns: Sequence[Sequence[Any]], token: str) -> list[int]:
+    """Stores facts; gives the indexes of rows that ClickHouse does not take."""
+    return insert_isolating(client, FACTS, columns, token)
+
+
+def insert_rows(client: Client, table: Table, columns: Sequence[Sequence[Any]], token: str) -> None:
+    """Stores rows of any other table, all or none."""
+    if columns and columns[0]:
+        insert(client, table, columns, token)
+
+
+def look_up(client: Client, keys: Sequence[tuple[str, bytes]]) -> Mapping[bytes, StoredCharge]:
+    """What is stored of identities that are no longer held."""
+    return {
+        key: StoredCharge(charge.kafka_offset, charge.fingerprint)
+        for key, charge in stored_charges(client, keys).items()
+    }
+
+
+def recompute(client: Client, windows: Mapping[tuple[str, int], int], token: str) -> None:
+    """Sums windows that are no longer held from the stored facts, and stores them."""
+    insert_rows(client, USAGE, recompute_windows(client, windows), token)
+
+
+def fact_columns(facts: Sequence[Fact]) -> list[Sequence[Any]]:
+    """Facts as columns of `rated_messages`; the version is the offset."""
+    columns: list[Sequence[Any]] = list(zip(*facts, strict=True))
+    columns.append(columns[_OFFSET_COLUMN])
+    return columns
+
+
+def alert_columns(alerts: Iterable[Document]) -> list[list[Any]]:
+    """Alerts as columns."""
+    return _columns(
+        ALERTS,
+        (
+            (
+                alert["tenant"], alert["id"], alert["period_start"], alert["period_end"], alert["level"],
+                alert["arming"], parse_credits(alert["used"]), parse_credits(alert["limit"]),
+                parse_credits(alert["remaining"]), alert["run_out_at"], alert["occurred_at"], alert["partition"],
+                alert["offset"], alert["offset"],
+            )
+            for alert in alerts
+        ),
+    )  # fmt: skip
+
+
+def entry_columns(entries: Iterable[tuple[int, str, Entry]]) -> list[list[Any]]:
+    """(partition, tenant, entry) as columns."""
+    return _columns(
+        ENTRIES,
+        (
+            (
+                tenant, entry.entry_id, entry.kind, entry.grant_id, entry.window_start // SECOND_MILLISECONDS,
+                entry.amount, entry.balance_after, entry.cause, entry.effective_at, entry.posted_at, partition,
+                entry.offset,
+            )
+            for partition, tenant, entry in entries
+        ),
+    )  # fmt: skip
+
+
+def usage_columns(windows: Iterable[Window]) -> list[list[Any]]:
+    """Windows as columns: one row per dimensions, absolute."""
+    return _columns(
+        USAGE,
+        (
+            (window.tenant, window.start // SECOND_MILLISECONDS, *dimensions, *cell, window.applied_offset)
+            for window in windows
+            for dimensions, cell in window.cells.items()
+        ),
+    )
+
+
+def usage_entry_columns(windows: Iterable[tuple[int, Window]]) -> list[list[Any]]:
+    """The ledger's lines of (partition, window) as columns."""
+    return entry_columns(
+        (partition, window.tenant, entry) for partition, window in windows for entry in usage_entries(window)
+    )
+
+
+def account_columns(accounts: Iterable[tuple[int, Account, PlanTerms | None]]) -> list[list[Any]]:
+    """(partition, account, its plan now) as columns; accounts that have no period yet are left out."""
+    return _columns(
+        ACCOUNTS,
+        (_account_row(partition, account, plan) for partition, account, plan in accounts if account.periods),
+    )
+
+
+def _account_row(partition: int, account: Account, plan: PlanTerms | None) -> tuple[Any, ...]:
+    period = account.period_at(account.clock_at)
+    grants = [
+        {
+            "id": grant.id, "kind": grant.kind, "amount": grant.amount, "remaining": grant.remaining,
+            "starts_at": grant.starts_at, "expires_at": grant.expires_at,
+        }
+        for grant in account.grants
+    ]  # fmt: skip
+    return (
+        account.tenant, plan.name if plan else "", plan.zone if plan else "UTC", period.starts_at, period.ends_at,
+        period.limit, period.used, account.balance - account.uncovered, account.uncovered, json.dumps(grants),
+        account.clock_at, partition, account.applied_offset,
+    )  # fmt: skip
+
+
+def _columns(table: Table, rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    return columns or [[] for _ in table.columns]

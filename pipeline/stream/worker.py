@@ -1,0 +1,58 @@
+"""Runs one worker until it is told to stop: `msgmeter worker`."""
+
+import asyncio
+import logging
+import signal
+
+import uvloop
+
+from pipeline.metrics import BUILD, serve_metrics
+from pipeline.settings import DEVELOPMENT_KEY, Settings
+from pipeline.stream.app import MeterApp, make_app
+from pipeline.stream.chunks import calm_collector
+
+_log = logging.getLogger(__name__)
+
+
+def run_worker(settings: Settings) -> None:
+    """Meters until SIGINT or SIGTERM; then stores what is open and leaves the group."""
+    if DEVELOPMENT_KEY in (settings.command_key, settings.counterparty_key):
+        _log.warning("MSGMETER_COMMAND_KEY or MSGMETER_COUNTERPARTY_KEY is not set: for development only")
+    settings.state_directory.mkdir(parents=True, exist_ok=True)
+    BUILD.labels(_version()).set(1)
+    port = serve_metrics(settings.metrics_port)
+    _log.info("metrics on http://127.0.0.1:%d/metrics", port)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(settings))
+
+
+async def _run(settings: Settings) -> None:
+    app = make_app(settings)
+    told_to_stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, told_to_stop.set)
+    calm_collector()
+    await app.start()
+    try:
+        await _until_stopped(app, told_to_stop)
+        await app.leave()
+    finally:
+        await app.stop()
+
+
+async def _until_stopped(app: MeterApp, told_to_stop: asyncio.Event) -> None:
+    """Returns when told to stop; raises when the app has crashed by itself."""
+    stopping = asyncio.create_task(told_to_stop.wait())
+    ending = asyncio.create_task(app.wait_until_stopped())
+    await asyncio.wait({stopping, ending}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    ending.cancel()
+    if app.crashed:
+        raise RuntimeError(f"the worker crashed: {app.crash_reason!r}")
+
+
+def _version() -> str:
+    from importlib.metadata import version  # noqa: PLC0415 - asked once
+
+    return version("msgmeter")
