@@ -104,10 +104,7 @@ class Front:
             self._authenticate(request)
             return await self._serve(request, headers)
         except EngineError as refused:
-            # A client that is still sending does not read: without this it would see a reset
-            # connection instead of the error.
-            while not request.content.at_eof():
-                await request.content.readany()
+            # What the client is still sending is read and dropped by aiohttp after the answer.
             headers["X-ClickHouse-Exception-Code"] = str(refused.code)
             status = _STATUS_OF_CODE.get(refused.code, HTTPStatus.INTERNAL_SERVER_ERROR)
             return web.Response(status=status, text=f"{refused}\n", headers=headers)

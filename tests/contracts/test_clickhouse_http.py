@@ -268,6 +268,8 @@ def test_an_insert_whose_client_hangs_up_stores_nothing(connect, clickhouse, dat
         _await(locked)
     _await(lambda: not locked())
     assert _rows(client, "SELECT count() FROM t") == [(0,)]
+    # The session's handle must be free of the dead insert.
+    assert _rows(session, "SELECT count() FROM makes_it_a_session") == [(0,)]
 
 
 # Settings, sessions, identity ----------------------------------------------------------------
@@ -279,6 +281,14 @@ def test_settings_end_with_their_statement(connect):
     statement = "SELECT value FROM system.settings WHERE name = 'max_block_size'"
     before = _rows(client, statement)
     assert _rows(client, statement, settings={"max_block_size": 1234}) == [("1234",)]
+    assert _rows(client, statement) == before
+
+
+def test_what_is_set_outside_a_session_is_forgotten(connect):
+    client = connect(autogenerate_session_id=False)
+    statement = "SELECT value FROM system.settings WHERE name = 'max_block_size'"
+    before = _rows(client, statement)
+    client.command("SET max_block_size = 4321")
     assert _rows(client, statement) == before
 
 
