@@ -171,8 +171,8 @@ class PartitionFold:
             changed_accounts=changed_accounts,
             applied_offset=self.identities.applied_offset,
         )
-        self._changed = {}
         self._let_go()
+        self._changed = {}
         return changes
 
     @property
@@ -412,14 +412,16 @@ class PartitionFold:
         return dropped
 
     def _let_go(self) -> None:
-        """Drops live objects that the last checkpoint did not touch; they are loaded again when needed."""
-        idle = [key for key, live in self._accounts.items() if not live.is_dirty]
-        for key in idle:
+        """Drops live objects that did not change since the last checkpoint; they are loaded when needed.
+
+        What did change must stay: tables give the new value only once the checkpoint has been written.
+        """
+        for key in [key for key, live in self._accounts.items() if not live.is_dirty]:
             del self._accounts[key]
-        for live in self._accounts.values():
+        for key, live in self._accounts.items():
             live.is_dirty = False
-            if len(live.windows) > 2:
-                live.windows.clear()
+            for start in [start for start in live.windows if (key, start) not in self._changed]:
+                del live.windows[start]
 
 
 def _value(applied_offset: int, state: Account | Window) -> bytes:

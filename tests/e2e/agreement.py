@@ -1,0 +1,153 @@
+"""What the running system says of a log, in the words of `simulate`, so that both can be compared.
+
+Reads ClickHouse and the topics, as a stranger would; nothing of a worker's memory.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, fields
+from typing import Any
+
+import clickhouse_connect
+import orjson
+from confluent_kafka import Consumer, TopicPartition
+
+from pipeline.core.simulation import Report
+
+Rows = dict[tuple[Any, ...], tuple[int, ...]]
+
+
+@dataclass
+class Totals:
+    """All that must agree."""
+
+    facts: Rows
+    """By (tenant, local day, country, kind): messages, segments, quantity, micro-credits, from the facts."""
+    windows: Rows
+    """By (tenant, window start, kind, direction, country, category), from the window snapshots."""
+    identities: set[tuple[str, str, str]]
+    """(tenant, source, id) of every charged message."""
+    refusals: Counter[str]
+    alerts: set[tuple[Any, ...]]
+    """(id, level, used, limit)."""
+    results: dict[str, tuple[str, str | None]]
+    balances: dict[str, tuple[int, int]]
+    """By tenant: balance less uncovered, used in the open period."""
+    entries: dict[str, int]
+    """By tenant: the sum of all ledger entries."""
+
+    def differences(self, other: "Totals") -> list[str]:
+        """One line per part that differs, with a sample."""
+        found = []
+        for each in fields(self):
+            mine, theirs = getattr(self, each.name), getattr(other, each.name)
+            if mine != theirs:
+                found.append(f"{each.name}: {_sample(mine, theirs)}")
+        return found
+
+
+def _sample(mine: Any, theirs: Any) -> str:
+    if isinstance(mine, set):
+        return f"{len(mine - theirs)} missing {sorted(mine - theirs)[:3]}, {len(theirs - mine)} more {sorted(theirs - mine)[:3]}"
+    keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
+    return f"{len(keys)} differ, such as {[(key, mine.get(key), theirs.get(key)) for key in keys[:3]]}"
+
+
+def simulated(report: Report) -> Totals:
+    """The totals of a simulation."""
+    facts: dict[tuple[Any, ...], list[int]] = {}
+    identities = set()
+    for fact in report.facts:
+        (tenant, _, message_id, source, kind, direction, _, country) = fact[:8]
+        del direction
+        cell = facts.setdefault((tenant, fact[14], country, kind), [0, 0, 0, 0])
+        for position, amount in enumerate((1, fact[15], fact[16], fact[18])):
+            cell[position] += amount
+        identities.add((tenant, source, message_id))
+    entries: Counter[str] = Counter()
+    for tenant, entry in report.entries:
+        entries[tenant] += entry.amount
+    return Totals(
+        facts={key: tuple(cell) for key, cell in facts.items()},
+        windows={key: tuple(cell) for key, cell in report.windows.items()},
+        identities=identities,
+        refusals=Counter(refusal["reason"] for refusal in report.refusals),
+        alerts={_alert(alert) for alert in report.alerts},
+        results={result["command_id"]: (result["outcome"], result["reason"]) for result in report.results},
+        balances={
+            tenant: (account.balance - account.uncovered, account.period_at(account.clock_at).used)
+            for tenant, account in report.accounts.items()
+            if account.periods
+        },
+        entries=dict(entries),
+    )
+
+
+def running(kafka: str, clickhouse_url: str) -> Totals:
+    """The totals of what is stored and was published."""
+    client = clickhouse_connect.get_client(dsn=clickhouse_url)
+
+    def rows(statement: str) -> list[tuple[Any, ...]]:
+        return list(client.query(statement).result_rows)
+
+    refusals = {(each["partition"], each["offset"], each["reason"]) for each in read_documents(kafka, "messages.refused")}
+    return Totals(
+        facts={
+            tuple(row[:4]): tuple(row[4:])
+            for row in rows(
+                "SELECT tenant, toUInt16(local_date), country, kind, count(), sum(segments), sum(quantity),"
+                " sum(credits_micros) FROM rated_messages FINAL GROUP BY 1, 2, 3, 4"
+            )
+        },
+        windows={
+            tuple(row[:6]): tuple(row[6:])
+            for row in rows(
+                "SELECT tenant, toUnixTimestamp(window_start) * 1000, kind, direction, country, category,"
+                " messages, segments, quantity, credits_micros FROM usage_15m FINAL WHERE messages > 0"
+            )
+        },
+        identities=set(rows("SELECT tenant, source, message_id FROM rated_messages")),
+        refusals=Counter(reason for _, _, reason in refusals),
+        alerts={_alert(alert) for alert in read_documents(kafka, "usage.alerts")},
+        results={
+            each["command_id"]: (each["outcome"], each["reason"]) for each in read_documents(kafka, "account.results")
+        },
+        balances={
+            row[0]: tuple(row[1:])
+            for row in rows("SELECT tenant, balance_micros, used_micros FROM account_snapshots FINAL")
+        },
+        entries=dict(rows("SELECT tenant, sum(amount_micros) FROM ledger_entries FINAL GROUP BY tenant")),
+    )
+
+
+def _alert(alert: dict[str, Any]) -> tuple[Any, ...]:
+    return (alert["id"], alert["level"], alert["used"], alert["limit"])
+
+
+def read_documents(kafka: str, topic: str) -> list[dict[str, Any]]:
+    """Every document of a topic, from its beginning to its present end."""
+    consumer = Consumer(
+        {"bootstrap.servers": kafka, "group.id": "agreement", "enable.auto.commit": False, "enable.partition.eof": True}
+    )
+    partitions = consumer.list_topics(topic, 30).topics[topic].partitions
+    consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+    documents, ended = [], 0
+    while ended < len(partitions):
+        for message in consumer.consume(5_000, 1.0):
+            if message.error():
+                ended += 1
+            else:
+                documents.append(orjson.loads(message.value()))
+    consumer.close()
+    return documents
+
+
+def uncommitted(kafka: str, group: str, topic: str = "messages.raw") -> int:
+    """How many records of a topic a group has not committed."""
+    consumer = Consumer({"bootstrap.servers": kafka, "group.id": group, "enable.auto.commit": False})
+    partitions = [TopicPartition(topic, number) for number in consumer.list_topics(topic, 30).topics[topic].partitions]
+    behind = 0
+    for committed in consumer.committed(partitions, 30):
+        low, high = consumer.get_watermark_offsets(committed, 30)
+        behind += high - max(committed.offset, low)
+    consumer.close()
+    return behind
