@@ -6,10 +6,12 @@ effects make that harmless. A supervisor restarts the process and can tell the r
 """
 
 import enum
+import faulthandler
 import functools
 import logging
 import os
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from typing import NoReturn, ParamSpec
 
@@ -30,8 +32,19 @@ class ExitCode(enum.IntEnum):
     """Tables could not be brought up to date (mend A)."""
 
 
-def end_process(code: ExitCode, reason: str, *, cause: BaseException | None = None) -> NoReturn:
-    """Log the reason with its cause and end the process now; never returns."""
+# A thread that died or hangs inside a log handler holds its lock, and a full pipe blocks every write.
+_LAST_WORDS_SECONDS = 2.0
+
+
+def end_process(
+    code: ExitCode, reason: str, *, cause: BaseException | None = None, with_stacks: bool = False
+) -> NoReturn:
+    """Log the reason with its cause, or every thread's stack, and end the process now; never returns."""
+    deadline = threading.Timer(_LAST_WORDS_SECONDS, os._exit, (code,))
+    deadline.daemon = True
+    deadline.start()
+    if with_stacks:
+        faulthandler.dump_traceback(sys.stderr)
     _log.critical("ending the process, exit code %d (%s): %s", code, code.name, reason, exc_info=cause)
     for handler in logging.getLogger().handlers:
         handler.flush()

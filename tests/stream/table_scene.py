@@ -1,9 +1,9 @@
-"""An app with state tables, and a changelog to look at and to tamper with, for the tests of tables and mends."""
+"""An app with state tables, and a changelog to look at and to tamper with."""
 
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pipeline.stream.recovery import MeterTableManager
 from pipeline.stream.tables import ChangelogTable, StateTable
 
 PARTITIONS = 2
-_COMPACTED = {"cleanup.policy": "compact", "message.timestamp.type": "CreateTime"}
+_COMPACTED = {"cleanup.policy": "compact", "max.message.bytes": "2000000"}
 
 
 def value(applied_offset: int, payload: bytes = b"") -> bytes:
@@ -59,6 +59,13 @@ def make_app(servers: str, group: str, topic: str, directory: Path, **settings: 
     return app
 
 
+async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for a condition that changes with the event loop."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - Faust has no event for what is waited for
+            await asyncio.sleep(0.02)
+
+
 @dataclass
 class Tables:
     """A source topic, a group and the changelog of its table `state`, of one's own on the shared broker."""
@@ -77,6 +84,12 @@ class Tables:
         admin = AdminClient({"bootstrap.servers": self.servers})
         topic = NewTopic(self.changelog, partitions, 1, config=_COMPACTED)
         admin.create_topics([topic])[self.changelog].result(30)
+
+    def delete_changelog(self) -> None:
+        admin = AdminClient({"bootstrap.servers": self.servers})
+        admin.delete_topics([self.changelog])[self.changelog].result(30)
+        while self.changelog in admin.list_topics(timeout=30).topics:
+            pass
 
     def append(
         self, records: list[tuple[bytes, bytes | None, int]], partition: int = 0, **config: Any
