@@ -65,7 +65,7 @@ class Recovery(Service):  # type: ignore[misc]
         super().__init__(**kwargs)
 
     def on_partitions_revoked(self, _revoked: Any) -> None:
-        """Close the tables to readers and writers, and end the reading of changelogs if it is going on."""
+        """Close the tables to writers, and end the reading of changelogs if it is going on."""
         self._overtaken.set()
         for table in self.tables.values():
             table.owned.clear()
@@ -118,6 +118,7 @@ class Recovery(Service):  # type: ignore[misc]
     async def _recover(self) -> None:
         tables = list(self.tables.values())
         for table in tables:
+            table.readable = frozenset()
             for partition in table.data.opened() - self._partitions:
                 table.data.close_partition(partition)
         if tables and self._partitions:
@@ -132,6 +133,7 @@ class Recovery(Service):  # type: ignore[misc]
         self._assert_current()
         for table in tables:
             table.owned = {partition: object() for partition in self._partitions}
+            table.readable = self._partitions
 
     def _read_changelogs(
         self, tables: list[ChangelogTable], overtaken: threading.Event

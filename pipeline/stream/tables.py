@@ -13,8 +13,8 @@ Invariants:
 - order of a write: all records acknowledged, then the local store with the position behind them. A worker
   killed in between recovers what is missing from the changelog;
 - what is stored locally is never ahead of the changelog;
-- a partition is read and written between the end of its recovery and its revocation only; a write that is
-  overtaken by a revocation raises `NotOwnedError` and changes nothing locally.
+- a partition can be read from the end of its recovery to the next assignment, and written until it is
+  revoked; a write that is overtaken by a revocation raises `NotOwnedError` and changes nothing locally.
 """
 
 import asyncio
@@ -43,7 +43,10 @@ class ChangelogTable(Table):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.owned: dict[int, object] = {}
-        """The recovered partitions of this worker, each with a token that changes at every assignment."""
+        """Partitions that may be written, each with a token that changes at every assignment."""
+        self.readable: frozenset[int] = frozenset()
+        """Partitions that may be read: also while they are being revoked, because agents are then in the
+        middle of a chunk. What they make of it is discarded with the partition."""
 
     def _new_store(self) -> PartitionedStore:
         url = self._store or self.app.conf.store
@@ -115,13 +118,11 @@ class StateTable:
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         """Give the value of a key, None where there is none. Raises NotOwnedError."""
-        self._token(partition)
-        return self._table.data.lookup(partition)(key)
+        return self._readable(partition).lookup(partition)(key)
 
     def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         """Give all keys and values of a partition as they are now. Raises NotOwnedError."""
-        self._token(partition)
-        return self._table.data.items_of(partition)
+        return self._readable(partition).items_of(partition)
 
     async def write(
         self, partition: int, changes: Mapping[bytes, bytes | None], *, applied_offset: int
@@ -134,7 +135,9 @@ class StateTable:
         partition. Raises NotOwnedError, or what the producer raised: then the process must end, because part
         of the changes may be in the changelog (recovery completes or repeats them).
         """
-        token = self._token(partition)
+        token = self._table.owned.get(partition)
+        if token is None:
+            raise NotOwnedError(f"{self._table.name}: partition {partition} cannot be written")
         applied = applied_offset.to_bytes(APPLIED_BYTES, "big")
         records = ((key, value, applied) for key, value in changes.items())
         next_offset = await self._table.send(partition, records)
@@ -149,8 +152,7 @@ class StateTable:
             partition, changes, Position(max(before.next_offset, next_offset), max(before.floor, floor))
         )
 
-    def _token(self, partition: int) -> object:
-        try:
-            return self._table.owned[partition]
-        except KeyError:
-            raise NotOwnedError(f"{self._table.name}: partition {partition} is not ours") from None
+    def _readable(self, partition: int) -> PartitionedStore:
+        if partition not in self._table.readable:
+            raise NotOwnedError(f"{self._table.name}: partition {partition} cannot be read")
+        return self._table.data

@@ -115,7 +115,8 @@ async def test_a_write_overtaken_by_a_revocation_raises_and_changes_nothing_loca
         with pytest.raises(NotOwnedError):
             await writing
         with pytest.raises(NotOwnedError):
-            table.get(0, b"k")
+            await table.write(0, {b"k": value(7)}, applied_offset=7)
+        assert table.get(0, b"k") is None
         assert not dict(app.tables["state"].data.items_of(0))
 
 
