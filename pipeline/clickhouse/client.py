@@ -93,6 +93,7 @@ _FOREIGN_ERRORS = (
     driver.ClickHouseError,
     driver.StreamCompleteException,
     urllib3.exceptions.HTTPError,
+    urllib3.exceptions.ProxySchemeUnsupported,  # The one that is no HTTPError.
     OSError,
 )
 
