@@ -10,13 +10,11 @@ import http.client
 import sys
 from typing import TYPE_CHECKING, Self
 
-from pipeline.embedded.owned import OwnedProcess, StartError, free_port, require_free_port
+from pipeline.embedded.owned import OwnedProcess, require_free_port, start_on_port
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
-
-_START_ATTEMPTS = 3
 
 
 class EmbeddedClickHouse:
@@ -37,7 +35,6 @@ class EmbeddedClickHouse:
         self.directory = directory.absolute()
         self.host = "127.0.0.1"
         self.port = port
-        self._port_is_ours_to_choose = port == 0
         self._memory_mebibytes = memory_mebibytes
         self._users = users
         self.process: OwnedProcess | None = None
@@ -49,38 +46,22 @@ class EmbeddedClickHouse:
 
     def start(self, deadline_seconds: float = 60) -> Self:
         """Start the front and return when it answers; StartError with the log's tail."""
-        for attempt in range(1, _START_ATTEMPTS + 1):
-            if self._port_is_ours_to_choose and (attempt > 1 or self.port == 0):
-                self.port = free_port()
-            require_free_port(self.port, "ClickHouse", "MSGMETER_CLICKHOUSE")
-            self.process = OwnedProcess("clickhouse", self._command(), self.directory / "clickhouse.log")
-            self.process.start()
-            try:
-                self.process.await_ready(self._answers, deadline_seconds)
-            except StartError as failure:
-                self.process.kill()
-                # A port that was free a moment ago may be gone: only then another try can help.
-                if attempt == _START_ATTEMPTS or "already in use" not in str(failure):
-                    raise
-            else:
-                break
+        try:
+            self.port = start_on_port(self.port, lambda port: self._start_once(port, deadline_seconds))
+        except BaseException:
+            self.kill()
+            raise
         return self
 
-    def _command(self) -> list[str]:
+    def _start_once(self, port: int, deadline_seconds: float) -> None:
+        require_free_port(port, "ClickHouse", "MSGMETER_CLICKHOUSE")
         command = [sys.executable, "-m", "pipeline.embedded.clickhouse_http"]
-        command += ["--directory", str(self.directory), "--host", self.host, "--port", str(self.port)]
+        command += ["--directory", str(self.directory), "--host", self.host, "--port", str(port)]
         command += ["--memory-mebibytes", str(self._memory_mebibytes)]
-        return command + (["--users", str(self._users)] if self._users else [])
-
-    def _answers(self) -> bool:
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=1)
-        try:
-            connection.request("GET", "/ping")
-            return connection.getresponse().read() == b"Ok.\n"
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+        command += ["--users", str(self._users)] if self._users else []
+        self.process = OwnedProcess("clickhouse", command, self.directory / "clickhouse.log")
+        self.process.start()
+        self.process.await_ready(lambda: _answers_ping(self.host, port), deadline_seconds)
 
     def stop(self, deadline_seconds: float = 20) -> None:
         """End it in order (SIGTERM), by force at the deadline; no effect when not running."""
@@ -102,3 +83,14 @@ class EmbeddedClickHouse:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _answers_ping(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=1)
+    try:
+        connection.request("GET", "/ping")
+        return connection.getresponse().read() == b"Ok.\n"
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -13,11 +13,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import hmac
 import json
 import logging
-import os
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +35,7 @@ from pipeline.embedded.clickhouse_engine import (
     quoted_name,
     setting_assignments,
 )
+from pipeline.embedded.owned import DirectoryLock, StartError
 from pipeline.embedded.request_bodies import Body
 
 if TYPE_CHECKING:
@@ -71,7 +70,6 @@ _READ_BUFFER_BYTES = 1024 * 1024
 _CONCURRENT_STATEMENTS = 8
 _SESSIONS_AT_MOST = 64
 _STOP_SECONDS = 10.0
-_DIRECTORY_IS_TAKEN = 3
 
 
 class Front:
@@ -290,24 +288,6 @@ def _exception_block(message: str, tag: str) -> bytes:
     )
 
 
-def _lock_directory(directory: Path) -> int:
-    """Take the data directory for this process; gives the descriptor that holds the lock.
-
-    The engine itself would let two processes write one directory and lose parts.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.read(descriptor, 32).decode().strip()
-        sys.stderr.write(f"process {owner} serves {directory} already\n")
-        sys.exit(_DIRECTORY_IS_TAKEN)
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
-    return descriptor
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.embedded.clickhouse_http", description=__doc__)
     parser.add_argument("--directory", type=Path, required=True, help="where the data is, one process each")
@@ -325,7 +305,11 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     options = _options()
     directory = options.directory.absolute()
-    _lock_directory(directory)
+    try:
+        # Held until the process ends. The engine itself lets two processes write one directory.
+        lock = DirectoryLock(directory)
+    except StartError as taken:
+        sys.exit(str(taken))
     users = json.loads(options.users.read_text("utf-8")) if options.users else {}
     engine = Engine(
         directory,
@@ -345,6 +329,7 @@ def main() -> None:
         read_bufsize=_READ_BUFFER_BYTES,
         loop=uvloop.new_event_loop(),
     )
+    lock.release()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -48,6 +49,7 @@ _SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedded-spawne
 
 _POLL_SECONDS = 0.05
 _TAIL_BYTES = 6_000
+_PORT_ATTEMPTS = 3
 
 
 class MissingPrerequisiteError(MsgmeterError):
@@ -95,7 +97,7 @@ class OwnedProcess:
 
     def start(self) -> None:
         """Start the command; returns before it is ready. Must not be running."""
-        assert not self.running, f"{self.name} runs already"  # noqa: S101 - a bug of the caller
+        assert not self.running, f"{self.name} runs already"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._process = _SPAWNER.submit(
@@ -120,7 +122,7 @@ class OwnedProcess:
 
     def wait(self, deadline_seconds: float) -> int | None:
         """Give its exit code once it has ended; None when it still runs at the deadline."""
-        assert self._process is not None, f"{self.name} never ran"  # noqa: S101 - a bug of the caller
+        assert self._process is not None, f"{self.name} never ran"
         try:
             return self._process.wait(deadline_seconds)
         except subprocess.TimeoutExpired:
@@ -153,6 +155,29 @@ class OwnedProcess:
             return log.read().decode("utf-8", "replace").strip()
 
 
+class DirectoryLock:
+    """Holds a directory for this process, created where absent; StartError when another holds it.
+
+    The kernel releases it with the process, so a killed one leaves nothing to clean up.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as taken:
+            owner = os.read(self._descriptor, 32).decode().strip()
+            os.close(self._descriptor)
+            raise StartError(f"process {owner} uses {directory} already") from taken
+        os.ftruncate(self._descriptor, 0)
+        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+
+    def release(self) -> None:
+        """Let others have it."""
+        os.close(self._descriptor)
+
+
 def require_free_port(port: int, service: str, setting: str) -> None:
     """Raise StartError when somebody listens on a port that was asked for.
 
@@ -167,6 +192,27 @@ def require_free_port(port: int, service: str, setting: str) -> None:
             raise StartError(
                 f"port {port} for {service} is taken; stop what listens there, or set {setting} to use it"
             ) from taken
+
+
+def start_on_port(port: int, start: Callable[[int], None]) -> int:
+    """Run `start(port)`, on a free port where `port` is 0; gives the port.
+
+    A free port may be taken before the server binds it, so such a failure is tried again.
+    """
+    if port:
+        start(port)
+        return port
+    attempts_left = _PORT_ATTEMPTS
+    while True:
+        attempts_left -= 1
+        chosen = free_port()
+        try:
+            start(chosen)
+        except StartError as failure:
+            if attempts_left == 0 or "already in use" not in str(failure):
+                raise
+        else:
+            return chosen
 
 
 def free_port() -> int:

@@ -89,6 +89,8 @@ class _Service(Protocol):
 
     def start(self) -> object: ...
 
+    def stop(self, deadline_seconds: float) -> None: ...
+
 
 class _Program:
     """A `Command` as a service."""
@@ -105,6 +107,9 @@ class _Program:
             _await_success(self.process)
         elif command.ready is not None:
             self.process.await_ready(command.ready, command.ready_seconds)
+
+    def stop(self, deadline_seconds: float) -> None:
+        self.process.stop(deadline_seconds)
 
 
 class _Supervised:
@@ -153,8 +158,7 @@ class _Supervised:
 
     def stop(self, deadline: float) -> None:
         """End it by `deadline` (monotonic seconds), by force after it."""
-        if self.service.process is not None:
-            self.service.process.stop(max(0.1, deadline - time.monotonic()))
+        self.service.stop(max(0.1, deadline - time.monotonic()))
         if self.state is not State.DONE:
             self.state = State.STOPPED
 

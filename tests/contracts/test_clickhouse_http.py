@@ -389,7 +389,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path):
 def test_a_directory_is_served_by_one_process(tmp_path):
     with (
         EmbeddedClickHouse(tmp_path) as server,
-        pytest.raises(StartError, match=f"process {server.process.pid} serves .* already"),
+        pytest.raises(StartError, match=f"process {server.process.pid} uses .* already"),
     ):
         EmbeddedClickHouse(tmp_path).start()
 
