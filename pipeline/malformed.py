@@ -55,7 +55,9 @@ def _with(value: bytes, **fields: object) -> bytes:
 
 
 def _cut(generator: Random, key: bytes, value: bytes) -> LogRecord:
-    return LogRecord(key, value[: generator.randrange(1, len(value))].rstrip(b"}") or b"{")
+    # Between characters, or it would not be UTF-8 either.
+    text = value.decode()
+    return LogRecord(key, text[: generator.randrange(1, len(text))].encode())
 
 
 def _not_an_object(generator: Random, key: bytes, _: bytes) -> LogRecord:

@@ -29,8 +29,6 @@ from pipeline.traffic_templates import TEMPLATES, Step, Template, make_templates
 _RECENT = 4_096
 _BATCH = 1_024
 _HOUR_MILLISECONDS = 3_600_000
-_PLAN_LEAD_MILLISECONDS = 7 * 24 * _HOUR_MILLISECONDS
-"""Plans are in force a week before the first message, so that late ones find one."""
 
 _ZONES = (
     "UTC", "America/New_York", "Europe/Istanbul", "Asia/Kolkata", "Asia/Kathmandu", "America/Santo_Domingo",
@@ -40,7 +38,10 @@ _ALLOWANCE_PERCENT = (60, 95, 110, 120, 150, 1000)
 """Of the expected use: some tenants pass every level, some stop between two, one in six stays below all."""
 _CREDITS_PER_RECORD = 1.1
 """What one record of the mix burns on average under the presets, receipts and repeats included."""
-_STREAM_PURCHASES = 0.0002
+_PURCHASE_PERCENT = 25
+"""Of the expected use: enough to bring a tenant back under an alert level."""
+_LONGEST_DELAY_HOURS = 7 * 24
+"""Plans are in force this long before the first record, so that late messages find one."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,13 @@ class Traffic:
     """How long before its arrival a late message occurred: at least and at most; below a week."""
     plans: bool = True
     """Whether the log begins with each tenant's plan."""
-    purchases: bool = True
-    """Whether some tenants buy credits, at the beginning and on the way."""
+    purchases: float = 0.000_02
+    """Share of records at which a tenant buys credits; above 0, every seventh buys at the beginning."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where late messages could come from before the plans."""
+        if not 0 <= self.late_hours[0] < self.late_hours[1] < _LONGEST_DELAY_HOURS:
+            raise ValueError(f"late_hours must ascend and stay below {_LONGEST_DELAY_HOURS}")
 
 
 def tenant_name(index: int) -> str:
@@ -83,7 +89,9 @@ class TrafficGenerator:
         )
         self._generator = Random(traffic.seed)  # noqa: S311 - repeatable on purpose
         self._names = [tenant_name(index).encode() for index in range(traffic.tenants)]
-        self._weights = list(accumulate(1 / (rank + 10) ** 0.9 for rank in range(traffic.tenants)))
+        self._weights: list[float] = list(
+            accumulate(1 / (rank + 10) ** 0.9 for rank in range(traffic.tenants))
+        )
         self._templates = make_templates(self._generator, traffic.receipts)
         self._seconds: dict[int, bytes] = {}
 
@@ -95,30 +103,29 @@ class TrafficGenerator:
         """The commands before the first message."""
         traffic = self.traffic
         presets = [load_plan(name) for name in plan_names()]
-        total = self._weights[-1]
-        expected = (traffic.messages or 1_000_000) * _CREDITS_PER_RECORD
-        effective_at = traffic.start_at - _PLAN_LEAD_MILLISECONDS
-        previous = 0.0
+        effective_at = traffic.start_at - _LONGEST_DELAY_HOURS * _HOUR_MILLISECONDS
         for index, name in enumerate(self._names):
-            share = (self._weights[index] - previous) / total
-            previous = self._weights[index]
             if traffic.plans:
                 percent = _ALLOWANCE_PERCENT[index % len(_ALLOWANCE_PERCENT)]
                 plan = msgspec.structs.replace(
                     presets[index % len(presets)],
                     zone=_ZONES[index % len(_ZONES)],
-                    allowance_credits=str(max(1, math.ceil(expected * share * percent / 100))),
+                    allowance_credits=str(math.ceil(self._expected_credits(index) * percent / 100)),
                 )
                 self.counts["plans"] += 1
                 yield self._command(name, "set_plan", "plan-1", effective_at, traffic.start_at, plan=plan)
             if traffic.purchases and index % 7 == 3:
-                yield self._purchase(
-                    name, "purchase-0", max(1, round(expected * share / 10)), traffic.start_at
-                )
+                yield self._purchase(index, "purchase-0", traffic.start_at)
 
-    def _purchase(self, name: bytes, key: str, credits_count: int, at: int) -> LogRecord:
+    def _expected_credits(self, index: int) -> float:
+        """What a tenant will use in the whole log; in a log without end, in its first million records."""
+        share = (self._weights[index] - (self._weights[index - 1] if index else 0)) / self._weights[-1]
+        return (self.traffic.messages or 1_000_000) * _CREDITS_PER_RECORD * share
+
+    def _purchase(self, index: int, key: str, at: int) -> LogRecord:
         self.counts["purchases"] += 1
-        return self._command(name, "grant", key, at, at, credits=str(credits_count))
+        amount = str(math.ceil(self._expected_credits(index) * _PURCHASE_PERCENT / 100))
+        return self._command(self._names[index], "grant", key, at, at, credits=amount)
 
     def _command(
         self, name: bytes, type_: str, key: str, effective_at: int, received_at: int, **fields: object
@@ -142,10 +149,9 @@ class TrafficGenerator:
         no_headers: list[tuple[str, bytes]] = []
         recent: list[LogRecord] = []
         due: list[tuple[int, int, Step, Template, bytes, bytes, int, bytes]] = []
-        purchases = _STREAM_PURCHASES if traffic.purchases else 0.0
         bad_until = traffic.malformed
         repeat_until = bad_until + traffic.duplicates
-        odd_until = repeat_until + purchases
+        odd_until = repeat_until + traffic.purchases
         tenants: list[bytes] = []
         for step_number in count() if traffic.messages is None else range(traffic.messages):
             now = traffic.start_at + step_number * 1000 // traffic.records_per_second
@@ -158,8 +164,8 @@ class TrafficGenerator:
                         _, example = make_malformed(generator, example.key or b"", example.value)
                     yield LogRecord(example.key, example.value, example.headers, now)
                 else:
-                    name = generator.choice(self._names)
-                    yield self._purchase(name, f"purchase-{step_number}", 1 + bits(6), now)
+                    (index,) = generator.choices(range(traffic.tenants), cum_weights=self._weights)
+                    yield self._purchase(index, f"purchase-{step_number}", now)
                 continue
             if due and due[0][0] <= now:
                 _, _, step, template, tenant, head, occurred_at, body = heappop(due)

@@ -106,7 +106,7 @@ def now() -> int:
     "--late-hours",
     default=(1, 40),
     show_default=True,
-    type=(click.IntRange(0, 167), click.IntRange(1, 168)),
+    type=(click.IntRange(0, 166), click.IntRange(1, 167)),
     help="How late those are.",
 )
 @click.option(
@@ -119,9 +119,15 @@ def now() -> int:
 )
 @click.option("--forever", is_flag=True, help="Until interrupted; needs --rate.")
 @click.option("--plans/--no-plans", default=True, help="Whether the log begins with a plan for each tenant.")
-@click.option("--purchases/--no-purchases", default=True, help="Whether some tenants buy credits.")
+@click.option(
+    "--purchases",
+    default=0.00002,
+    show_default=True,
+    type=click.FloatRange(0, 0.5),
+    help="Share of records at which a tenant buys credits.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Counts as one JSON object.")
-def generate(  # noqa: PLR0917 - click passes options by name
+def generate(
     output: str | None,
     seed: int,
     messages: int,
@@ -135,7 +141,7 @@ def generate(  # noqa: PLR0917 - click passes options by name
     rate: int | None,
     forever: bool,
     plans: bool,
-    purchases: bool,
+    purchases: float,
     as_json: bool,
 ) -> None:
     """Write seeded traffic: plans, messages, receipts, duplicates, late and malformed records."""
