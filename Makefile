@@ -1,0 +1,62 @@
+# The two commands of this project are `make run` and `make test`; `make help` lists the rest.
+#
+# Everything is installed into .venv and nothing outside of it. PYTHON names the interpreter that makes it:
+#     make run PYTHON=/usr/bin/python3.11
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pipeline tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format bench clean
+# An install that failed half-way must not count as done.
+.DELETE_ON_ERROR:
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 14
+
+run: $(VENV)/installed-embedded ## Start broker, ClickHouse, worker and a sample gateway; watch them; Ctrl-C stops
+	@exec $(BIN)/msgmeter up $(ARGUMENTS)
+
+test: $(VENV)/installed-dev ## Run every test, on a real broker and a real ClickHouse engine
+	$(BIN)/pytest $(ARGUMENTS)
+
+check: $(VENV)/installed-dev ## Format, lint, types and the tests that start nothing
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/pytest tests/core tests/properties tests/test_tidy.py
+
+format: $(VENV)/installed-dev ## Format the code
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+bench: $(VENV)/installed-dev ## Measure raw -> stored events a second, memory and latency (minutes)
+	$(BIN)/python -m benchmarks.throughput $(ARGUMENTS)
+
+clean: ## Remove the environment and caches; ./var with its data stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+	@if [ -d var ]; then echo "./var holds the embedded stack's data and was left alone"; fi
+
+# The stamps are files, so that pip runs only when the dependencies have changed.
+$(VENV)/installed-embedded: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[embedded]'
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/installed-embedded
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || \
+	    { echo "There is no $(PYTHON). Install Python 3.11 (Debian: apt-get install python3 python3-venv)," >&2; \
+	      echo "or name one: make run PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
+	    { echo "$(PYTHON) is $$($(PYTHON) --version 2>&1), and 3.11 or 3.12 is needed." >&2; \
+	      echo "Name one: make run PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo "$(PYTHON) cannot make virtual environments. Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Making $(VENV) with $$($(PYTHON) --version); the first installation takes a minute or two."
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

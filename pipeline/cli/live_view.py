@@ -1,0 +1,228 @@
+"""How the live figures look: a block of text for a terminal, or one line for a log.
+
+Takes `Figures`, the state of each process and the seconds since the start; gives rich renderables and text.
+Reads nothing and keeps nothing. Fits 80 columns and 24 lines; a wider terminal gets longer curves.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.cli.live_figures import Figures
+from pipeline.core.amounts import MICROS
+from pipeline.embedded.stack import ProcessState, State
+
+_BARS = "▁▂▃▄▅▆▇█"
+_STYLES = {
+    State.WAITING: ("○", "dim"),
+    State.STARTING: ("◐", "yellow"),
+    State.RUNNING: ("●", "green"),
+    State.DONE: ("●", "green"),
+    State.DIED: ("●", "red"),
+    State.STOPPED: ("○", "dim"),
+    State.EXTERNAL: ("●", "blue"),
+}
+_LEVELS = (80, 85, 90, 95)
+_WARNING_LAG_SECONDS = 5.0
+_WIDEST = 100
+_REFUSALS_SHOWN = 4
+
+
+def start_view(processes: Sequence[ProcessState], names: Sequence[str], note: str) -> RenderableType:
+    """The list of what is being started, in order; `names` holds all, `processes` those begun."""
+    begun = {process.name: process for process in processes}
+    table = Table.grid(padding=(0, 2))
+    for name in names:
+        process = begun.get(name)
+        state = process.state if process else State.WAITING
+        table.add_row(_light(state), name, Text(_state_text(process, state), "dim"))
+    return Group(Text(), table, Text(), Text(note, "dim"))
+
+
+def live_view(
+    figures: Figures, processes: Sequence[ProcessState], seconds: float, directory: Path, width: int
+) -> RenderableType:
+    """The whole view, at most `width` columns wide."""
+    width = min(width, _WIDEST)
+    parts: list[RenderableType] = [
+        _title(seconds, width),
+        Text(),
+        _counts(figures, width),
+        Text(),
+        _alerts_and_refusals(figures),
+        Text(),
+        _lists(figures, width),
+        Text(),
+        Rule(style="dim"),
+        _processes(processes, figures),
+        Text.assemble(
+            ("data and logs ", "dim"), f"{directory}/", ("   in another terminal ", "dim"), _example(figures)
+        ),
+    ]
+    if figures.faults:
+        parts.append(Text(f"{_sentence(figures.faults)}; figures are the last ones known", "yellow"))
+    view = Table.grid()
+    view.add_column(width=width)
+    for part in parts:
+        view.add_row(part)
+    return view
+
+
+def figures_line(figures: Figures, processes: Sequence[ProcessState]) -> str:
+    """All of it in one line, for an output that is no terminal."""
+    troubled = [
+        f"{process.name} {process.state.value}"
+        for process in processes
+        if process.state in (State.DIED, State.STARTING)
+    ]
+    return "  ".join(
+        (
+            f"{datetime.now().astimezone():%H:%M:%S}",
+            f"messages {figures.received} ({figures.received_per_second:.0f}/s)",
+            f"credits {figures.credits_burned:.0f}",
+            f"alerts {sum(figures.alerts.values())}",
+            f"rows stored {figures.stored}",
+            f"refused {sum(figures.refused.values())}",
+            f"lag {figures.lag_offsets} ({figures.lag_seconds:.1f} s)",
+            *troubled,
+            *figures.faults,
+        )
+    )
+
+
+def _title(seconds: float, width: int) -> RenderableType:
+    hours, rest = divmod(int(seconds), 3600)
+    clock = f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+    grid = Table.grid(expand=True)
+    grid.add_column()
+    grid.add_column(justify="right")
+    grid.width = width
+    grid.add_row(
+        Text("msgmeter", "bold"), Text.assemble(("running ", "dim"), clock, ("   Ctrl-C stops", "dim"))
+    )
+    return grid
+
+
+def _counts(figures: Figures, width: int) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", min_width=14)
+    grid.add_column(justify="right", style="bold", min_width=13)
+    grid.add_column(justify="right", min_width=9)
+    grid.add_column()
+    curve = _curve(figures.history, max(width - 48, 8))
+    rows = (
+        ("messages in", f"{figures.received:,}", figures.received_per_second, Text(curve, "cyan")),
+        ("credits burned", f"{figures.credits_burned:,.0f}", figures.credits_per_second, Text()),
+        ("rows stored", f"{figures.stored:,}", figures.stored_per_second, Text()),
+    )
+    for name, total, rate, more in rows:
+        grid.add_row(name, total, f"{rate:,.0f}/s", more)
+    slow = figures.lag_seconds >= _WARNING_LAG_SECONDS
+    grid.add_row(
+        "lag", f"{figures.lag_offsets:,}", Text(f"{figures.lag_seconds:.1f} s", "yellow" if slow else "")
+    )
+    return grid
+
+
+def _alerts_and_refusals(figures: Figures) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", min_width=14)
+    grid.add_column(justify="right", style="bold", min_width=13)
+    grid.add_column()
+    levels = sorted({*_LEVELS, *figures.alerts})
+    alerts = Text("   ").join(
+        Text.assemble((f"{level} % ", "dim"), f"{figures.alerts.get(level, 0):,}") for level in levels
+    )
+    grid.add_row("alerts", f"{sum(figures.alerts.values()):,}", alerts)
+    reasons = sorted(figures.refused.items(), key=lambda each: (-each[1], each[0]))
+    shown = [Text.assemble((f"{reason} ", "dim"), f"{n:,}") for reason, n in reasons[:_REFUSALS_SHOWN]]
+    rest = sum(n for _, n in reasons[_REFUSALS_SHOWN:])
+    if rest:
+        shown.append(Text.assemble(("others ", "dim"), f"{rest:,}"))
+    grid.add_row("refused", f"{sum(figures.refused.values()):,}", Text("   ").join(shown))
+    grid.add_row("duplicates", f"{figures.duplicates:,}", Text("counted, not charged", "dim"))
+    return grid
+
+
+def _lists(figures: Figures, width: int) -> RenderableType:
+    alerts = Table.grid(padding=(0, 2))
+    alerts.add_row(Text("last alerts", "dim"))
+    for alert in figures.latest_alerts:
+        at = datetime.fromtimestamp(alert.occurred_at / 1000).astimezone()
+        alerts.add_row(
+            Text.assemble(
+                (f"{at:%H:%M:%S}  ", "dim"),
+                f"{alert.tenant}  ",
+                (f"{alert.level} %", _level_style(alert.level)),
+                (f"  {alert.used_micros // MICROS:,} of {alert.limit_micros // MICROS:,}", "dim"),
+            )
+        )
+    if not figures.latest_alerts:
+        alerts.add_row(Text("none so far", "dim"))
+    top = Table.grid(padding=(0, 2))
+    top.add_column()
+    top.add_column(justify="right")
+    top.add_row(Text("most credits today (UTC)", "dim"))
+    for tenant in figures.top:
+        top.add_row(tenant.tenant, f"{tenant.credits_micros // MICROS:,}")
+    if not figures.top:
+        top.add_row(Text("after the first checkpoint", "dim"))
+    grid = Table.grid(padding=(0, 4))
+    grid.add_column(width=width * 3 // 5 - 4)
+    grid.add_column()
+    grid.add_row(alerts, top)
+    return grid
+
+
+def _processes(processes: Sequence[ProcessState], figures: Figures) -> Text:
+    texts = []
+    for process in processes:
+        if process.state is State.DONE:
+            continue
+        text = Text.assemble(_light(process.state), f" {process.name}")
+        if process.name == "worker" and process.state is State.RUNNING and not figures.partitions:
+            text.append(" recovering", "yellow")
+        elif process.state is not State.RUNNING:
+            text.append(f" {process.state.value}", "dim")
+        if process.restarts:
+            text.append(f" ({process.restarts} restarts)", "dim")
+        texts.append(text)
+    return Text("   ").join(texts)
+
+
+def _light(state: State) -> Text:
+    return Text(*_STYLES[state])
+
+
+def _state_text(process: ProcessState | None, state: State) -> str:
+    if process is not None and state in (State.RUNNING, State.EXTERNAL) and process.address:
+        return process.address
+    return "" if state is State.WAITING else state.value
+
+
+def _level_style(level: int) -> str:
+    return "red" if level >= 95 else "yellow"
+
+
+def _example(figures: Figures) -> str:
+    tenant = figures.top[0].tenant if figures.top else "tenant-00001"
+    return f"msgmeter usage {tenant} --by day"
+
+
+def _sentence(faults: Sequence[str]) -> str:
+    text = " and ".join(faults)
+    return text[0].upper() + text[1:]
+
+
+def _curve(history: Sequence[float], columns: int) -> str:
+    """The last `columns` samples as bars over the highest of them."""
+    shown = history[-columns:]
+    highest = max(shown, default=0.0)
+    if not highest:
+        return ""
+    return "".join(_BARS[min(int(value / highest * len(_BARS)), len(_BARS) - 1)] for value in shown)

@@ -1,0 +1,235 @@
+"""`msgmeter up`: the whole pipeline on this machine, with a sample gateway, and figures to watch.
+
+Takes how much traffic and where data lives; starts broker, ClickHouse, `migrate`, one worker and `generate`,
+and shows their figures until Ctrl-C, SIGTERM or `--for`. On a terminal that is a view, else a line every few
+seconds. Figures go to standard output, what happens to processes to standard error. Everything stays in the
+directory: the next start goes on where this one ended.
+"""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Self
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import click
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+from pipeline.cli.live_figures import Figures, FiguresReader
+from pipeline.cli.live_view import figures_line, live_view, start_view
+from pipeline.clickhouse.client import connect
+from pipeline.embedded.kafka_jars import cache_directory, java, kafka_jars
+from pipeline.embedded.owned import StartError, free_port, require_free_port
+from pipeline.embedded.stack import (
+    CLICKHOUSE_PORT,
+    KAFKA_PORT,
+    Command,
+    Stack,
+    interrupted_by_sigterm,
+)
+from pipeline.settings import load_settings
+
+_LINE_SECONDS = 5.0
+_SAMPLE_SECONDS = 1.0
+_STOP_SECONDS = 30.0
+_PROCESS_NAMES = ("broker", "clickhouse", "migrate", "worker", "gateway")
+
+
+@click.command()
+@click.option("--rate", default=500, show_default=True, type=click.IntRange(1), help="Records per second.")
+@click.option("--tenants", default=200, show_default=True, type=click.IntRange(1, 99_999))
+@click.option("--seed", default=1, show_default=True, help="Of the sample traffic.")
+@click.option(
+    "--directory",
+    default=Path("var"),
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Data and logs; what is there is gone on with.",
+)
+@click.option("--for", "for_seconds", type=click.FloatRange(min=0), help="Stop after so many seconds.")
+@click.option("--kafka-port", default=KAFKA_PORT, show_default=True, type=click.IntRange(1, 65_535))
+@click.option("--clickhouse-port", default=CLICKHOUSE_PORT, show_default=True, type=click.IntRange(1, 65_535))
+def up(
+    rate: int,
+    tenants: int,
+    seed: int,
+    directory: Path,
+    for_seconds: float | None,
+    kafka_port: int,
+    clickhouse_port: int,
+) -> None:
+    """Start everything on this machine with sample traffic, and watch it.
+
+    MSGMETER_KAFKA and MSGMETER_CLICKHOUSE, where set, name running servers that are used instead of our own.
+    """
+    environment = _environment(directory)
+    settings = load_settings(environment)
+    _check_ports(environment, kafka_port, clickhouse_port, settings.metrics_port)
+    metrics_url = f"http://127.0.0.1:{settings.metrics_port}/metrics"
+    console = Console(stderr=True)
+    stack = Stack(
+        directory,
+        _commands(metrics_url, rate, tenants, seed),
+        environment=environment,
+        kafka_port=kafka_port,
+        clickhouse_port=clickhouse_port,
+        report=partial(_report, console),
+    )
+    with interrupted_by_sigterm():
+        try:
+            _start(stack, console)
+            reader = FiguresReader(metrics_url, lambda: connect(stack.clickhouse))
+            with suppress(KeyboardInterrupt), _Sampler(reader) as sampler:
+                _watch(stack, sampler, directory, for_seconds)
+        except KeyboardInterrupt:
+            # During the start; what had been started is stopped below.
+            console.print("interrupted")
+        finally:
+            with console.status("stopping: the worker stores what is open, then broker and ClickHouse end"):
+                stack.stop(_STOP_SECONDS)
+    _say_farewell(console, directory)
+
+
+def _environment(directory: Path) -> dict[str, str]:
+    """The environment of the commands: ours, with defaults for a first look."""
+    given = dict(os.environ)
+    given.setdefault("MSGMETER_DEFAULT_PLAN", "starter")
+    given.setdefault("MSGMETER_STATE_DIRECTORY", str(directory.absolute() / "worker"))
+    if given.get("MSGMETER_METRICS_PORT") == "0":
+        # The view has to know where to read.
+        given["MSGMETER_METRICS_PORT"] = str(free_port())
+    return given
+
+
+def _check_ports(environment: Mapping[str, str], kafka: int, clickhouse: int, metrics: int) -> None:
+    """Raise StartError for every port that is taken, before anything starts, saying how to choose another."""
+    wanted = (
+        (kafka, "the broker", "MSGMETER_KAFKA", "--kafka-port chooses another"),
+        (clickhouse, "ClickHouse", "MSGMETER_CLICKHOUSE", "--clickhouse-port chooses another"),
+        (metrics, "the worker's metrics", "", "MSGMETER_METRICS_PORT chooses another, 0 any free one"),
+    )
+    faults = []
+    for port, service, running_setting, remedy in wanted:
+        if environment.get(running_setting):
+            continue
+        try:
+            require_free_port(port, service, running_setting)
+        except StartError:
+            use = f", {running_setting} uses what runs there" if running_setting else ""
+            faults.append(f"port {port} for {service} is taken: {remedy}{use}")
+    if faults:
+        raise StartError("; ".join(faults) + ". Does another `msgmeter up` run here?")
+
+
+def _commands(metrics_url: str, rate: int, tenants: int, seed: int) -> list[Command]:
+    own = [sys.executable, "-m", "pipeline"]
+    traffic = ["--forever", "--rate", str(rate), "--tenants", str(tenants), "--seed", str(seed)]
+    return [
+        Command("migrate", [*own, "migrate"], once=True),
+        # Ready when it answers, not when it has recovered: that may take as long as its state is large.
+        Command("worker", [*own, "worker"], ready=partial(_answers, metrics_url)),
+        # The default plan gives alerts within minutes; the plans of `generate` are cut for a million records.
+        Command("gateway", [*own, "generate", "--no-plans", *traffic]),
+    ]
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=1):  # noqa: S310 - our own address
+            return True
+    except (URLError, OSError):
+        return False
+
+
+def _start(stack: Stack, console: Console) -> None:
+    """Start everything, telling what is being waited for."""
+    note = f"logs in {stack.directory}"
+    if not stack.kafka and not any(cache_directory().glob("kafka-[0-9a-f]*")):
+        console.print(f"First start: Maven fetches Apache Kafka (43 MB) into {cache_directory()}, once.")
+    if not stack.kafka:
+        with console.status("looking for Java and Kafka's jars"):
+            java()
+            kafka_jars()
+    if not console.is_terminal:
+        console.print("starting broker, ClickHouse, worker and gateway")
+        stack.start()
+        console.print("all running")
+        return
+    with _live(console, lambda: start_view(stack.processes, _PROCESS_NAMES, note), transient=True):
+        stack.start()
+
+
+class _Sampler:
+    """Reads figures in a thread of its own, so that a slow answer delays neither view nor Ctrl-C."""
+
+    def __init__(self, reader: FiguresReader) -> None:
+        self.figures = Figures()
+        self._reader = reader
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="figures", daemon=True)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self.figures = self._reader.read()
+            self._stop.wait(_SAMPLE_SECONDS)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+
+
+def _watch(stack: Stack, sampler: _Sampler, directory: Path, for_seconds: float | None) -> None:
+    """Show figures until the time is over or an interrupt."""
+    console = Console()
+    began = time.monotonic()
+    end = began + for_seconds if for_seconds is not None else float("inf")
+
+    def view() -> RenderableType:
+        seconds = time.monotonic() - began
+        return live_view(sampler.figures, stack.processes, seconds, directory, console.width)
+
+    if console.is_terminal:
+        with _live(console, view):
+            _wait_until(end)
+        return
+    while (now := time.monotonic()) < end:
+        _wait_until(min(now + _LINE_SECONDS, end))
+        click.echo(figures_line(sampler.figures, stack.processes))
+
+
+def _wait_until(end: float) -> None:
+    """Wait in pieces: an event waited for without an end would not hear Ctrl-C everywhere."""
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 1.0))
+
+
+@contextmanager
+def _live(console: Console, view: Callable[[], RenderableType], *, transient: bool = False) -> Iterator[None]:
+    with Live(get_renderable=view, console=console, refresh_per_second=4, transient=transient):
+        yield
+
+
+def _report(console: Console, text: str) -> None:
+    """A death or restart: its first line and the end of the log, above the view."""
+    first, *log = text.splitlines()
+    console.print(first, style="red" if log else "green")
+    for line in log[-3:]:
+        console.print(f"  {line}", style="dim", markup=False, highlight=False)
+
+
+def _say_farewell(console: Console, directory: Path) -> None:
+    console.print(
+        f"Stopped. Data and logs are in {directory}/: the next start goes on from there;"
+        " delete it to begin anew.",
+        highlight=False,
+    )
