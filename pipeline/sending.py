@@ -19,6 +19,7 @@ from pipeline.topics import MESSAGES_RAW
 _MEBIBYTE = 1 << 20
 _ERRORS_SHOWN = 5
 _RETRY_SECONDS = 5.0
+_METADATA_SECONDS = 5.0
 
 
 class LogSender:
@@ -84,7 +85,7 @@ class LogSender:
 
     def _check_topic(self, settings: Settings) -> None:
         try:
-            topic = self._producer.list_topics(MESSAGES_RAW, timeout=10).topics[MESSAGES_RAW]
+            topic = self._producer.list_topics(MESSAGES_RAW, timeout=_METADATA_SECONDS).topics[MESSAGES_RAW]
         except KafkaException as error:
             raise Transient(
                 f"No broker answers at {settings.kafka}: {error.args[0].str()}",

@@ -6,8 +6,9 @@ back and a changelog compacted too early cannot be mended afterwards.
 """
 
 from dataclasses import dataclass
+from time import monotonic, sleep
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from pipeline.errors import MsgmeterError
@@ -21,6 +22,7 @@ MESSAGES_REFUSED = "messages.refused"
 _DAY_MILLISECONDS = 86_400_000
 _MEBIBYTE = 1 << 20
 _REQUEST_SECONDS = 30.0
+_METADATA_SECONDS = 5.0
 
 
 class TopicError(MsgmeterError):
@@ -92,25 +94,46 @@ def _changelog(settings: Settings) -> dict[str, str]:
 
 
 def create_topics(settings: Settings) -> list[str]:
-    """Creates the topics that are missing and gives their names; raises TopicError where one differs."""
+    """Creates the topics that are missing, waits until they can be used, and gives their names.
+
+    Raises TopicError where one differs, cannot be created, or no broker answers. Another may create the same
+    topics meanwhile.
+    """
     admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 2})
     wanted = topics(settings)
+    created: list[str] = []
+    end = monotonic() + _REQUEST_SECONDS
+    while monotonic() < end:
+        count_by_name = _partition_counts(admin, settings.kafka)
+        present = [topic for topic in wanted if topic.name in count_by_name]
+        faults = [
+            f"{topic.name} has {count_by_name[topic.name]} partitions, not {topic.partitions}"
+            for topic in present
+            if count_by_name[topic.name] != topic.partitions
+        ]
+        faults += _config_faults(admin, present)
+        if faults:
+            raise TopicError("Topics differ from what is needed:\n" + _listed(faults))
+        missing = [topic for topic in wanted if topic.name not in count_by_name]
+        if not missing:
+            return created
+        # Brokers learn of a new topic one after the other: until all are seen, some exist but are not listed.
+        created += _create(admin, [topic for topic in missing if topic.name not in created])
+        sleep(0.05)
+    raise TopicError(f"Topics were created but have no leaders after {_REQUEST_SECONDS:.0f} s")
+
+
+def _partition_counts(admin: AdminClient, servers: str) -> dict[str, int]:
+    """The number of partitions by topic, of topics whose partitions all have a leader."""
     try:
-        there = admin.list_topics(timeout=_REQUEST_SECONDS).topics
+        there = admin.list_topics(timeout=_METADATA_SECONDS).topics
     except KafkaException as error:
-        raise TopicError(f"No broker answers at {settings.kafka}: {error.args[0].str()}") from error
-    present = [topic for topic in wanted if topic.name in there]
-    faults = [
-        f"{topic.name} has {len(there[topic.name].partitions)} partitions, not {topic.partitions}"
-        for topic in present
-        if len(there[topic.name].partitions) != topic.partitions
-    ]
-    faults += _config_faults(admin, present)
-    if faults:
-        raise TopicError(
-            "Topics differ from what is needed:\n" + "\n".join(f"  - {fault}" for fault in faults)
-        )
-    return _create(admin, [topic for topic in wanted if topic.name not in there])
+        raise TopicError(f"No broker answers at {servers}: {error.args[0].str()}") from error
+    return {
+        name: len(topic.partitions)
+        for name, topic in there.items()
+        if all(partition.leader >= 0 for partition in topic.partitions.values())
+    }
 
 
 def _config_faults(admin: AdminClient, present: list[Topic]) -> list[str]:
@@ -133,18 +156,26 @@ def _config_faults(admin: AdminClient, present: list[Topic]) -> list[str]:
 
 
 def _create(admin: AdminClient, missing: list[Topic]) -> list[str]:
+    """Creates topics; gives the names of those that were not there already."""
     if not missing:
         return []
     futures = admin.create_topics(
         [NewTopic(topic.name, topic.partitions, topic.replication, config=topic.config) for topic in missing],
         operation_timeout=_REQUEST_SECONDS,
     )
-    faults = []
+    created, faults = [], []
     for name, future in futures.items():
         try:
             future.result(_REQUEST_SECONDS)
         except KafkaException as error:
-            faults.append(f"{name}: {error.args[0].str()}")
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                faults.append(f"{name}: {error.args[0].str()}")
+        else:
+            created.append(name)
     if faults:
-        raise TopicError("Topics could not be created:\n" + "\n".join(f"  - {fault}" for fault in faults))
-    return [topic.name for topic in missing]
+        raise TopicError("Topics could not be created:\n" + _listed(faults))
+    return created
+
+
+def _listed(faults: list[str]) -> str:
+    return "\n".join(f"  - {fault}" for fault in faults)

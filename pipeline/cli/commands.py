@@ -31,6 +31,7 @@ from pipeline.settings import Settings, load_settings
 from pipeline.topics import ACCOUNT_RESULTS
 
 _NO_ANSWER = 3
+_METADATA_SECONDS = 5.0
 
 Command = Callable[..., None]
 
@@ -50,12 +51,14 @@ class ResultReader:
             }
         )
         try:
-            topic = self._consumer.list_topics(ACCOUNT_RESULTS, timeout=10).topics[ACCOUNT_RESULTS]
+            topic = self._consumer.list_topics(ACCOUNT_RESULTS, timeout=_METADATA_SECONDS).topics[
+                ACCOUNT_RESULTS
+            ]
             if topic.error is not None or not topic.partitions:
                 raise Permanent(f"Topic {ACCOUNT_RESULTS} does not exist: run `msgmeter migrate`")
             place = TopicPartition(ACCOUNT_RESULTS, partition_of(tenant.encode(), len(topic.partitions)))
             # The end as a number: "latest" would be looked up at the first fetch, after the answer perhaps.
-            _, place.offset = self._consumer.get_watermark_offsets(place, timeout=10)
+            _, place.offset = self._consumer.get_watermark_offsets(place, timeout=_METADATA_SECONDS)
             self._consumer.assign([place])
         except KafkaException as error:
             raise Transient(

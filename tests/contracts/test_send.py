@@ -1,0 +1,383 @@
+"""Topics, generator, `send` and commands against a real broker."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+import pytest
+from click.testing import CliRunner, Result
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, ResourceType
+
+from pipeline.cli import main
+from pipeline.core.partitions import partition_of
+from pipeline.core.signing import SIGNATURE_HEADER, header, is_signed
+from pipeline.embedded.broker import EmbeddedBroker
+from pipeline.logfile import LogRecord, read_log, write_log
+from pipeline.settings import Settings
+from pipeline.topics import ACCOUNT_RESULTS, MESSAGES_RAW, TopicError, create_topics, topics
+
+PARTITIONS = 8
+AT = 1_770_113_700_000
+
+
+@pytest.fixture(scope="module")
+def settings(broker: EmbeddedBroker) -> Iterator[Settings]:
+    """Settings with their topics, whose names are fixed: made for this module and taken away after it."""
+    made = Settings(kafka=broker.bootstrap_servers, partitions=PARTITIONS)
+    delete_topics(made)
+    create_topics(made)
+    yield made
+    delete_topics(made)
+
+
+def delete_topics(settings: Settings) -> None:
+    admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 2})
+    names = {topic.name for topic in topics(settings)}
+    while there := sorted(names & set(admin.list_topics(timeout=10).topics)):
+        for future in admin.delete_topics(there).values():
+            if error := future.exception(30):
+                assert error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+
+
+@pytest.fixture
+def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.setenv("MSGMETER_KAFKA", settings.kafka)
+    monkeypatch.setenv("MSGMETER_PARTITIONS", str(settings.partitions))
+    return lambda *arguments: CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+def ends(settings: Settings, topic: str) -> list[int]:
+    consumer = reader(settings)
+    try:
+        return [
+            consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)[1]
+            for partition in range(PARTITIONS)
+        ]
+    finally:
+        consumer.close()
+
+
+def reader(settings: Settings) -> Consumer:
+    return Consumer(
+        {"bootstrap.servers": settings.kafka, "group.id": "test", "enable.auto.commit": False, "log_level": 2}
+    )
+
+
+def read_since(settings: Settings, topic: str, starts: list[int]) -> list[Any]:
+    """What came after `starts`, by partition and offset."""
+    consumer = reader(settings)
+    places = list(enumerate(zip(starts, ends(settings, topic), strict=True)))
+    consumer.assign([TopicPartition(topic, partition, start) for partition, (start, _) in places])
+    messages: list[Any] = []
+    try:
+        while len(messages) < sum(end - start for _, (start, end) in places):
+            message = consumer.poll(10)
+            assert message is not None, f"only {len(messages)} records came"
+            assert message.error() is None
+            messages.append(message)
+    finally:
+        consumer.close()
+    return sorted(messages, key=lambda message: (message.partition(), message.offset()))
+
+
+def test_topics_have_the_configs_the_guarantees_lean_on(settings: Settings) -> None:
+    admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 2})
+    there = admin.list_topics(timeout=10).topics
+    for topic in topics(settings):
+        assert len(there[topic.name].partitions) == PARTITIONS
+        resource = ConfigResource(ResourceType.TOPIC, topic.name)
+        found = admin.describe_configs([resource])[resource].result(10)
+        assert {name: found[name].value for name in topic.config} == topic.config
+    raw = next(topic for topic in topics(settings) if topic.name == MESSAGES_RAW)
+    assert raw.config["message.timestamp.type"] == "LogAppendTime"
+    assert raw.config["max.message.bytes"] == str(2 << 20)
+    changelogs = [topic.name for topic in topics(settings) if topic.config["cleanup.policy"] == "compact"]
+    assert changelogs == [f"msgmeter-v1-{table}-changelog" for table in ("accounts", "windows", "ids")]
+
+
+def test_creating_topics_again_creates_none(settings: Settings) -> None:
+    assert create_topics(settings) == []
+
+
+def test_only_missing_topics_are_created(settings: Settings, unique_name: Callable[[str], str]) -> None:
+    other = replace(settings, application=unique_name("other"))
+    assert create_topics(other) == [
+        f"{other.application}-{table}-changelog" for table in ("accounts", "windows", "ids")
+    ]
+
+
+def test_topics_that_differ_are_named_and_left_alone(
+    settings: Settings, unique_name: Callable[[str], str]
+) -> None:
+    other = replace(settings, application=unique_name("differing"))
+    accounts, windows = f"{other.application}-accounts-changelog", f"{other.application}-windows-changelog"
+    admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 2})
+    wrong = [NewTopic(accounts, PARTITIONS, 1), NewTopic(windows, 1, 1, config={"cleanup.policy": "compact"})]
+    for future in admin.create_topics(wrong).values():
+        future.result(30)
+    with pytest.raises(TopicError) as error:
+        create_topics(other)
+    assert f"{accounts} has cleanup.policy=delete, not compact" in str(error.value)
+    assert f"{windows} has 1 partitions, not {PARTITIONS}" in str(error.value)
+    assert f"{other.application}-ids-changelog" not in admin.list_topics(timeout=10).topics
+    admin.create_partitions([NewPartitions(windows, PARTITIONS)])[windows].result(30)
+
+
+def test_no_broker_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MSGMETER_KAFKA", "127.0.0.1:1")
+    write_log(tmp_path / "log.jsonl", [LogRecord(b"t", b"{}", [], AT)])
+    result = CliRunner().invoke(main, ["send", str(tmp_path / "log.jsonl")])
+    assert result.exit_code == 3
+    assert "No broker answers at 127.0.0.1:1" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_librdkafka_puts_keys_where_we_look_for_them(
+    settings: Settings, run: Callable[..., Result], tmp_path: Path
+) -> None:
+    keys = [
+        b"",
+        b"t",
+        "şirket".encode(),
+        b"\x00\xff",
+        *(f"tenant-{number:05d}".encode() for number in range(500)),
+    ]
+    write_log(tmp_path / "log.jsonl", [LogRecord(key, b"{}", [], AT) for key in keys])
+    starts = ends(settings, MESSAGES_RAW)
+    assert run("send", tmp_path / "log.jsonl").exit_code == 0
+    placed = {
+        message.key() or b"": message.partition() for message in read_since(settings, MESSAGES_RAW, starts)
+    }
+    assert placed == {key: partition_of(key, PARTITIONS) for key in keys}
+
+
+def test_file_is_sent_in_order_byte_for_byte(
+    settings: Settings, run: Callable[..., Result], tmp_path: Path
+) -> None:
+    grant = b'{"type":"grant","id":"1","tenant":"t","effective_at":1770113700000,"credits":"5"}'
+    given = [
+        LogRecord(b"t", grant, [], AT, is_plain_command=True),
+        LogRecord(b"t", grant, [("msgmeter-purpose", b"command")], AT),
+        *(LogRecord(b"t", b'{"n":%d}' % number, [("a", b"\xff"), ("a", b"")], AT) for number in range(1_000)),
+        LogRecord(b"t", b"", [], AT),
+        LogRecord(b"t", b"\x00\xff\n", [], AT),
+        LogRecord(b"t", b"x" * ((2 << 20) - 1_000), [], AT),
+    ]
+    write_log(tmp_path / "log.jsonl.gz", given)
+    starts = ends(settings, MESSAGES_RAW)
+    result = run("send", tmp_path / "log.jsonl.gz", "--json")
+    assert orjson.loads(result.stdout) == {"records": len(given), "commands": 1, "refused_by_broker": 0}
+    sent = read_since(settings, MESSAGES_RAW, starts)
+    assert [message.value() or b"" for message in sent] == [record.value for record in given]
+    assert {message.key() for message in sent} == {b"t"}
+    # The broker's own time, not the file's.
+    assert all(message.timestamp()[1] > AT for message in sent)
+    signature = header(sent[0].headers(), SIGNATURE_HEADER)
+    assert is_signed(settings.command_key.encode(), "command", b"t", grant, signature)
+    assert sent[1].headers() == [("msgmeter-purpose", b"command")]
+    assert sent[2].headers() == [("a", b"\xff"), ("a", b"")]
+
+
+def test_record_without_key_is_sent_without_key(
+    settings: Settings, run: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "log.jsonl").write_bytes(b"not json\n")
+    starts = ends(settings, MESSAGES_RAW)
+    assert run("send", tmp_path / "log.jsonl").exit_code == 0
+    (message,) = read_since(settings, MESSAGES_RAW, starts)
+    assert (message.key(), message.value()) == (None, b"not json")
+
+
+def test_what_the_broker_does_not_take_is_reported_and_the_rest_is_sent(
+    settings: Settings, run: Callable[..., Result], tmp_path: Path
+) -> None:
+    given = [LogRecord(b"t", value, [], AT) for value in (b"1", b"x" * (3 << 20), b"2")]
+    write_log(tmp_path / "log.jsonl", given)
+    starts = ends(settings, MESSAGES_RAW)
+    result = run("send", tmp_path / "log.jsonl", "--json")
+    assert result.exit_code == 1
+    assert orjson.loads(result.stdout)["refused_by_broker"] == 1
+    assert "too large" in result.stderr
+    assert [message.value() for message in read_since(settings, MESSAGES_RAW, starts)] == [b"1", b"2"]
+
+
+def test_generated_topic_and_generated_file_hold_the_same(
+    settings: Settings, run: Callable[..., Result], tmp_path: Path
+) -> None:
+    options = (
+        "--messages",
+        3_000,
+        "--tenants",
+        20,
+        "--malformed",
+        0.05,
+        "--start",
+        "2026-02-03T10:15:00Z",
+        "--json",
+    )
+    file = tmp_path / "log.jsonl.gz"
+    starts = ends(settings, MESSAGES_RAW)
+    to_topic, to_file = run("generate", *options), run("generate", *options, "--output", file)
+    assert (to_topic.exit_code, to_file.exit_code) == (0, 0)
+    assert to_topic.stdout == to_file.stdout
+    sent = sorted(
+        (message.key(), message.value() or b"")
+        for message in read_since(settings, MESSAGES_RAW, starts)
+        if message.key()
+    )
+    filed = sorted((record.key, record.value) for record in read_log(file) if record.key)
+    assert sent == filed
+    counts = orjson.loads(to_file.stdout)
+    assert counts["plans"] == 20
+    assert counts["malformed"] > 100
+
+
+def test_generated_log_on_standard_output_is_only_the_log(run: Callable[..., Result]) -> None:
+    result = run("generate", "--messages", 10, "--tenants", 2, "--output", "-", "--malformed", 0)
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line.get("type", "message") for line in lines[:2]] == ["set_plan", "set_plan"]
+    assert "messages" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("generate", "--forever"), "--forever needs --rate"),
+        (("generate", "--late-hours", 5, 5), "--late-hours must ascend"),
+        (("generate", "--start", "yesterday"), "is not an instant"),
+        (("generate", "--start", "2026-02-03T10:15:00"), "has no offset"),
+        (("plan", "set", "t"), "either --preset or --file"),
+        (("plan", "set", "t", "--preset", "starter", "--zone", "Mars/Base"), "Mars/Base"),
+        (("grant", "", "5"), "field_invalid"),
+    ],
+)
+def test_wrong_calls_are_explained_before_anything_is_sent(
+    settings: Settings, run: Callable[..., Result], arguments: tuple[object, ...], text: str
+) -> None:
+    before = ends(settings, MESSAGES_RAW)
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert text in result.stderr
+    assert ends(settings, MESSAGES_RAW) == before
+
+
+class AnsweringWorker:
+    """Answers the next command of a tenant as a worker would, through the broker."""
+
+    def __init__(self, settings: Settings, tenant: str, **answer: Any) -> None:
+        self._settings, self._tenant, self._answer = settings, tenant, answer
+        self._partition = partition_of(tenant.encode(), PARTITIONS)
+        self._start = ends(settings, MESSAGES_RAW)[self._partition]
+        self.command: dict[str, Any] = {}
+        self.headers: list[tuple[str, bytes]] = []
+        self._thread = threading.Thread(target=self._answer_one, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+    def _answer_one(self) -> None:
+        consumer = reader(self._settings)
+        consumer.assign([TopicPartition(MESSAGES_RAW, self._partition, self._start)])
+        message = consumer.poll(20)
+        assert message is not None
+        self.command, self.headers = orjson.loads(message.value()), message.headers()
+        consumer.close()
+        result = {
+            "command_id": self.command["id"],
+            "tenant": self._tenant,
+            "type": self.command["type"],
+            "outcome": "accepted",
+            "reason": None,
+            "balance": "5",
+            "effective_at": self.command["effective_at"],
+            "partition": message.partition(),
+            "offset": message.offset(),
+            **self._answer,
+        }
+        producer = Producer({"bootstrap.servers": self._settings.kafka, "log_level": 2})
+        # Answers to others and to earlier commands come first.
+        for other in ({"command_id": "other"}, {"tenant": "other"}, {}):
+            producer.produce(ACCOUNT_RESULTS, orjson.dumps(result | other), self._tenant, self._partition)
+        producer.flush(10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields"),
+    [
+        (
+            ("grant", "t", "5", "--kind", "promotion", "--priority", "7"),
+            {"type": "grant", "credits": "5", "kind": "promotion", "priority": 7, "expires_at": None},
+        ),
+        (("grant", "t", "5", "--expires-at", "2030-01-01T00:00:00+03:00"), {"expires_at": 1_893_445_200_000}),
+        (("tick", "t", "--effective-at", AT), {"type": "tick", "effective_at": AT}),
+        (("plan", "set", "t", "--preset", "starter"), {"type": "set_plan"}),
+    ],
+)
+def test_command_is_signed_sent_and_its_result_printed(
+    settings: Settings, run: Callable[..., Result], arguments: tuple[object, ...], fields: dict[str, Any]
+) -> None:
+    with AnsweringWorker(settings, "t") as worker:
+        result = run(*arguments, "--json", "--id", "command-1")
+    assert result.exit_code == 0, result.output
+    assert orjson.loads(result.stdout)["command_id"] == worker.command["id"] == "command-1"
+    assert orjson.loads(result.stdout)["balance"] == "5"
+    assert {name: worker.command[name] for name in fields} == fields
+    signature = header(worker.headers, SIGNATURE_HEADER)
+    value = orjson.dumps(worker.command)
+    assert is_signed(settings.command_key.encode(), "command", b"t", value, signature)
+
+
+def test_plan_from_a_file_with_changes_is_sent_whole(
+    settings: Settings, run: Callable[..., Result], tmp_path: Path
+) -> None:
+    plan = {"name": "own", "zone": "UTC", "anchor_day": 5, "allowance_credits": "1", "rate_card": "standard"}
+    (tmp_path / "plan.json").write_bytes(orjson.dumps(plan))
+    with AnsweringWorker(settings, "t") as worker:
+        run(
+            "plan",
+            "set",
+            "t",
+            "--file",
+            tmp_path / "plan.json",
+            "--allowance",
+            "2.5",
+            "--zone",
+            "Asia/Kathmandu",
+        )
+    assert (
+        worker.command["plan"].items()
+        >= {**plan, "allowance_credits": "2.5", "zone": "Asia/Kathmandu"}.items()
+    )
+
+
+def test_refused_command_is_shown_with_its_reason(settings: Settings, run: Callable[..., Result]) -> None:
+    with AnsweringWorker(settings, "t", outcome="refused", reason="amount_invalid", balance="0"):
+        result = run("grant", "t", "0")
+    assert result.exit_code == 1
+    assert "grant for t refused: amount_invalid, balance 0" in result.stdout
+
+
+def test_no_answer_in_time_says_how_to_ask_again(run: Callable[..., Result]) -> None:
+    result = run("grant", "nobody", "5", "--wait-seconds", "0.2", "--id", "again")
+    assert result.exit_code == 3
+    assert "--id again --effective-at " in result.stderr
+    assert result.stdout == ""
+
+
+def test_no_wait_returns_once_the_broker_has_the_command(
+    settings: Settings, run: Callable[..., Result]
+) -> None:
+    starts = ends(settings, MESSAGES_RAW)
+    result = run("tick", "t", "--no-wait", "--json")
+    (message,) = read_since(settings, MESSAGES_RAW, starts)
+    assert orjson.loads(result.stdout)["command_id"] == orjson.loads(message.value())["id"]
