@@ -13,6 +13,7 @@ Invariants:
   markers at the end included, because the end is where the broker says that nothing follows.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from pipeline.errors import MsgmeterError
 from pipeline.stream.stores import NOTHING, PartitionedStore, Position
+
+_log = logging.getLogger(__name__)
 
 APPLIED_HEADER = "applied"
 """Name of the header that holds a tombstone's applied offset, 8 bytes big-endian."""
@@ -133,23 +136,22 @@ def bounds_of(
         ) from error
 
 
-def trusted_position(store: PartitionedStore, partition: int, bounds: Bounds) -> tuple[Position, str]:
-    """Open a partition and give where reading begins, with the reason if what was stored had to be wiped.
+def trusted_position(store: PartitionedStore, partition: int, bounds: Bounds) -> Position:
+    """Open a partition and give where its reading begins; wipes what cannot be of this changelog.
 
     Upstream ends the worker instead, again at every restart (faust/tables/recovery.py:409, issue 158).
     """
     position = store.open_partition(partition)
     reason = ""
     if position.next_offset > bounds.high:
-        reason = (
-            f"it goes up to {position.next_offset}, the changelog only to {bounds.high}: it is of another one"
-        )
+        reason = f"it goes up to {position.next_offset}, the changelog only to {bounds.high}"
     elif NOTHING.next_offset < position.next_offset < bounds.low:
-        reason = f"it ends at {position.next_offset}, the changelog begins at {bounds.low}: there is a hole"
-    if reason:
-        store.wipe_partition(partition)
-        position = NOTHING
-    return position, reason
+        reason = f"it ends at {position.next_offset}, the changelog begins at {bounds.low}"
+    if not reason:
+        return position
+    _log.warning("%s: partition %d is wiped and rebuilt: %s", store.table_name, partition, reason)
+    store.wipe_partition(partition)
+    return NOTHING
 
 
 def read_to_end(

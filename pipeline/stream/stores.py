@@ -7,7 +7,7 @@ of two values wins.
 
 Invariants:
 - values and position of one `apply` are stored together or not at all, so the position is never ahead of
-  the values; after a power cut RocksDB may fall back to an earlier pair, which recovery completes;
+  the values; after a kill RocksDB may fall back to an earlier pair, which recovery completes;
 - a partition that is not opened has no values here, whatever another worker left in the directory.
 """
 
@@ -205,7 +205,8 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
     def apply(self, partition: int, changes: Changes, position: Position) -> None:
         """Store changes of an open partition and, in the same batch, the position they lead to.
 
-        Without waiting for the disk: what a power cut takes is read again from the changelog.
+        Without RocksDB's own log, which costs 3 us a key: the changelog is the log. What a kill takes
+        (the buffers not yet flushed, values and positions alike) is read again from there.
         """
         batch = rocksdb.WriteBatch()
         for key, value in changes.items():
@@ -215,7 +216,7 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
                 batch.put(key, value)
         numbers = _POSITION_NUMBERS.pack(position.next_offset, int(time.time() * 1000))
         batch.put(_POSITION_KEY, numbers + position.floor)
-        self._dbs[partition].write(batch)
+        self._dbs[partition].write(batch, disable_wal=True)
 
     def persisted_offset(self, tp: Any) -> int | None:
         """Give the last changelog offset contained, as Faust asks for it."""

@@ -187,12 +187,6 @@ class TestFiles:
         assert await rocks.contents() == {b"k": value(5)}
         assert "is rebuilt" in caplog.text
 
-    async def test_what_a_damaged_write_ahead_log_lost_is_read_again(self, rocks: Tables) -> None:
-        await self.written(rocks)
-        for damaged in self.file(rocks).glob("*.log"):
-            damaged.write_bytes(damaged.read_bytes()[:-20])
-        assert await rocks.contents() == {b"k": value(5)}
-
     async def test_a_file_that_knows_more_than_the_changelog_is_rebuilt_and_the_log_says_so(
         self, rocks: Tables, caplog: pytest.LogCaptureFixture
     ) -> None:
