@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Records taken between two looks at the byte budget. A batch holds at most max.message.bytes compressed,
 # but may hold much more once it is decompressed.
-_STEP_RECORDS = 256
+_STEP_RECORDS = 64
 
 
 class LogHoleError(AssertionError):
@@ -88,7 +88,7 @@ class ChunkLimits:
     records: int = 4_000
     """At most so many records."""
     size_bytes: int = 1_048_576
-    """So many bytes of values, overshot by at most 255 records or one large one."""
+    """So many bytes of values, overshot by at most 63 records."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for bounds under which no record could ever be handed on."""
