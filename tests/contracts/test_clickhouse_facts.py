@@ -38,17 +38,18 @@ def test_facts_of_the_fold_are_the_columns_of_the_table() -> None:
     assert (*FACT_COLUMNS, "version") == FACTS.column_names
 
 
-def test_version_of_a_fact_is_its_offset() -> None:
-    rows = [tuple(f"{name}{row}" for name in FACT_COLUMNS) for row in range(3)]
+@pytest.mark.parametrize("count", [0, 1, 256, 257, 1_000])
+def test_columns_hold_the_facts_in_order(count: int) -> None:
+    rows = [tuple(f"{name} {row}" for name in FACT_COLUMNS) for row in range(count)]
     columns = dict(zip(FACTS.column_names, fact_columns(rows), strict=True))
-    assert (
-        columns["version"] == columns["kafka_offset"] == ("kafka_offset0", "kafka_offset1", "kafka_offset2")
-    )
-    assert columns["tenant"] == ("tenant0", "tenant1", "tenant2")
+    for name in FACT_COLUMNS:
+        assert columns[name] == [f"{name} {row}" for row in range(count)]
+    assert columns["version"] == columns["kafka_offset"]
 
 
-def test_no_facts_are_empty_columns() -> None:
-    assert fact_columns([]) == [()] * len(FACTS.columns)
+def test_fact_of_another_shape_is_a_bug() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        fact_columns([("tenant", b"key")])
 
 
 # Look-up by key.
