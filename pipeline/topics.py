@@ -8,8 +8,8 @@ back and a changelog compacted too early cannot be mended afterwards.
 from dataclasses import dataclass
 from time import monotonic, sleep
 
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from pipeline.errors import MsgmeterError
 from pipeline.settings import Settings
@@ -115,25 +115,32 @@ def create_topics(settings: Settings) -> list[str]:
         if faults:
             raise TopicError("Topics differ from what is needed:\n" + _listed(faults))
         missing = [topic for topic in wanted if topic.name not in count_by_name]
-        if not missing:
+        if not missing and _are_led(admin, wanted):
             return created
-        # Brokers learn of a new topic one after the other: until all are seen, some exist but are not listed.
+        # Brokers learn of a new topic bit by bit: it exists, later it is listed, later it has leaders.
         created += _create(admin, [topic for topic in missing if topic.name not in created])
         sleep(0.05)
     raise TopicError(f"Topics were created but have no leaders after {_REQUEST_SECONDS:.0f} s")
 
 
 def _partition_counts(admin: AdminClient, servers: str) -> dict[str, int]:
-    """The number of partitions by topic, of topics whose partitions all have a leader."""
+    """The number of partitions of each topic."""
     try:
         there = admin.list_topics(timeout=_METADATA_SECONDS).topics
     except KafkaException as error:
         raise TopicError(f"No broker answers at {servers}: {error.args[0].str()}") from error
-    return {
-        name: len(topic.partitions)
-        for name, topic in there.items()
-        if all(partition.leader >= 0 for partition in topic.partitions.values())
+    return {name: len(topic.partitions) for name, topic in there.items()}
+
+
+def _are_led(admin: AdminClient, wanted: list[Topic]) -> bool:
+    """Whether every partition answers; being listed with a leader is not enough right after creation."""
+    asked = {
+        TopicPartition(topic.name, partition): OffsetSpec.latest()
+        for topic in wanted
+        for partition in range(topic.partitions)
     }
+    answers = admin.list_offsets(asked, request_timeout=_METADATA_SECONDS).values()
+    return all(answer.exception(_METADATA_SECONDS) is None for answer in answers)
 
 
 def _config_faults(admin: AdminClient, present: list[Topic]) -> list[str]:

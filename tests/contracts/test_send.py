@@ -1,6 +1,9 @@
 """Topics, generator, `send` and commands against a real broker."""
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -381,3 +384,34 @@ def test_no_wait_returns_once_the_broker_has_the_command(
     result = run("tick", "t", "--no-wait", "--json")
     (message,) = read_since(settings, MESSAGES_RAW, starts)
     assert orjson.loads(result.stdout)["command_id"] == orjson.loads(message.value())["id"]
+
+
+def test_gateway_without_end_stops_in_order(settings: Settings, run: Callable[..., Result]) -> None:
+    starts = ends(settings, MESSAGES_RAW)
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "generate",
+        "--forever",
+        "--rate",
+        "200",
+        "--tenants",
+        "3",
+        "--json",
+    ]
+    gateway = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        while sum(ends(settings, MESSAGES_RAW)) < sum(starts) + 50:
+            assert gateway.poll() is None
+        gateway.send_signal(signal.SIGTERM)
+        stdout, _ = gateway.communicate(timeout=30)
+    finally:
+        gateway.kill()
+    assert gateway.returncode == 0
+    counts = orjson.loads(stdout)
+    given = sum(
+        counts[name] for name in ("plans", "purchases", "messages", "receipts", "duplicates", "malformed")
+    )
+    # What was generated was flushed; one record may be on its way when the signal comes.
+    assert sum(ends(settings, MESSAGES_RAW)) - sum(starts) in (given, given - 1)
