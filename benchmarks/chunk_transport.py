@@ -1,10 +1,11 @@
-"""What the chunk transport costs per record: fetch, decompress, parse, hand over to an agent that does nothing.
+"""What the chunk transport costs per record: fetch, decompress, parse, hand over to an idle agent.
 
     python benchmarks/chunk_transport.py [--records 1000000] [--partitions 32] [--codec lz4]
 
 Starts an embedded broker in a temporary directory (or takes `--kafka host:port`), fills a topic with records
-of about 300 bytes, reads it through a no-op agent on uvloop, then sends single records and measures how long
-each takes to the agent. Prints one JSON object; CPU is this process's own, so producer and broker are not in it.
+of about 300 bytes, reads it through an agent that only acknowledges, on uvloop. Then sends single records,
+one after another has arrived, and measures how long each takes; then does nothing for 5 s. Prints one JSON
+object. CPU and memory are the reader's: broker and producer are other processes.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import multiprocessing
 import platform
 import resource
 import tempfile
@@ -27,7 +29,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from pipeline.embedded.broker import EmbeddedBroker
-from pipeline.stream.chunks import ChunkLimits, ChunkTransport, Untouched, transport_settings
+from pipeline.stream.chunks import ChunkLimits, ChunkTransport, Untouched, calm_collector, transport_settings
 from pipeline.stream.pins import PINNED_VERSIONS
 
 _PROBES = 50
@@ -70,15 +72,16 @@ def fill(servers: str, topic: str, count: int, codec: str) -> None:
     )
     body = "The quick brown fox jumps over the lazy dog near the river bank"
     for number in range(count):
-        key = b"tenant-%05d" % (number * 7919 % 10_000)
+        tenant = f"tenant-{number * 7919 % 10_000:05d}"
         value = (
-            f'{{"id":"{number * 2654435761 % 2**64:016x}{number:016x}","tenant":"{key.decode()}","source":"gateway",'
-            f'"kind":"sms","direction":"outbound","status":"delivered","occurred_at":{1_760_000_000_000 + number},'
-            f'"to":"+1415{number * 31 % 10_000_000:07d}","from":"+14155550100","body":"{body} {number}"}}'
+            f'{{"id":"{number * 2654435761 % 2**64:016x}{number:016x}","tenant":"{tenant}",'
+            '"source":"gateway","kind":"sms","direction":"outbound","status":"delivered",'
+            f'"occurred_at":{1_760_000_000_000 + number},"to":"+1415{number * 31 % 10_000_000:07d}",'
+            f'"from":"+14155550100","body":"{body} {number}"}}'
         )
         while True:
             try:
-                producer.produce(topic, value, key)
+                producer.produce(topic, value, tenant)
                 break
             except BufferError:
                 producer.poll(0.1)
@@ -112,6 +115,8 @@ async def measure(servers: str, topic: str, arguments: argparse.Namespace, direc
     meter = Meter()
     limits = ChunkLimits(arguments.chunk_records, arguments.chunk_bytes)
     app = application(servers, topic, meter, limits, directory)
+    if not arguments.stock_collector:
+        calm_collector()
     await app.start()
     await meter.wait_for(1)
     seen, wall, cpu = meter.records, time.perf_counter(), time.process_time()
@@ -170,6 +175,7 @@ def main() -> None:
     parser.add_argument("--codec", default="lz4", choices=["none", "gzip", "snappy", "lz4", "zstd"])
     parser.add_argument("--chunk-records", type=int, default=ChunkLimits.records)
     parser.add_argument("--chunk-bytes", type=int, default=ChunkLimits.size_bytes)
+    parser.add_argument("--stock-collector", action="store_true", help="leave Python's collector as it is")
     parser.add_argument("--kafka", help="host:port of a running broker")
     arguments = parser.parse_args()
     logging.getLogger().setLevel(logging.WARNING)
@@ -178,7 +184,11 @@ def main() -> None:
         admin = AdminClient({"bootstrap.servers": servers})
         created = admin.create_topics([NewTopic(topic, arguments.partitions, 1)])
         created[topic].result(30)
-        fill(servers, topic, arguments.records, arguments.codec)
+        filling = multiprocessing.Process(
+            target=fill, args=(servers, topic, arguments.records, arguments.codec)
+        )
+        filling.start()
+        filling.join()
         figures = uvloop.run(measure(servers, topic, arguments, Path(directory)))
         admin.delete_topics([topic])[topic].result(30)
     setup = {"python": platform.python_version(), **PINNED_VERSIONS, **vars(arguments)}

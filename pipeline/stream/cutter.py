@@ -85,9 +85,9 @@ class Chunk:
 class ChunkLimits:
     """A chunk ends at the first bound it meets."""
 
-    records: int = 4_000
+    records: int = 2_000
     """At most so many records."""
-    size_bytes: int = 1_048_576
+    size_bytes: int = 524_288
     """So many bytes of values, overshot by at most 63 records."""
 
     def __post_init__(self) -> None:
