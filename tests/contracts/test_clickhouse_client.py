@@ -3,6 +3,7 @@
 import inspect
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,29 @@ def test_duplicates_within_one_insert_are_absorbed(client: Client) -> None:
         "SELECT segments FROM rated_messages FINAL SETTINGS do_not_merge_across_partitions_select_final = 1"
     )
     assert client.query(query).result_rows == [(3,)]
+
+
+def test_token_is_remembered_over_the_servers_death(tmp_path: Path) -> None:
+    """What a worker repeats after an outage, because it never learnt that its insert was stored."""
+    with EmbeddedClickHouse(tmp_path) as own:
+        client = connect(own.url)
+        apply_migrations(client)
+        insert(client, FACTS, facts(10), "token")
+        own.kill()
+        own.start()
+        insert(client, FACTS, facts(10), "token")
+        assert count(client) == 10
+        client.close()
+
+
+def test_one_client_serves_several_threads(client: Client) -> None:
+    def store(number: int) -> None:
+        rows = [{"message_id": f"{number} {i}"} for i in range(50)]
+        insert(client, FACTS, columns_of(FACTS, *rows), f"token {number}")
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(store, range(24)))
+    assert count(client, "rated_messages FINAL") == 24 * 50
 
 
 # Rows that cannot be stored.

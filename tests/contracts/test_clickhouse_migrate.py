@@ -1,6 +1,7 @@
 """Migrations: applied once, in order, and never changed afterwards."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,21 @@ def test_statement_applied_but_not_recorded_is_applied_again(client: Client, dir
     """What a crash between the two leaves behind."""
     client.command((directory / "002_second.sql").read_text())
     assert len(apply_migrations(client, directory)) == 2
+
+
+def test_two_runs_at_once_leave_the_same_database_as_one(
+    clickhouse: EmbeddedClickHouse, database: str
+) -> None:
+    def run(_: int) -> None:
+        client = connect(f"{clickhouse.url}/{database}")
+        apply_migrations(client)
+        client.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(run, range(4)))
+    client = connect(f"{clickhouse.url}/{database}")
+    assert applied_migrations(client) == read_migrations(SQL_DIRECTORY)
+    client.close()
 
 
 def test_changed_migration_stops_before_anything_is_touched(client: Client, directory: Path) -> None:
