@@ -3,18 +3,23 @@
 import asyncio
 import contextlib
 import functools
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import faust
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from pipeline.stream.changelog import APPLIED_HEADER
 from pipeline.stream.chunks import ChunkTransport, Untouched, transport_settings
+from pipeline.stream.exits import ends_process_on_error
+from pipeline.stream.producer import BarrierProducer
 from pipeline.stream.recovery import MeterTableManager
+from pipeline.stream.sensors import SendErrorEndsProcess
 from pipeline.stream.tables import ChangelogTable, StateTable
 
 PARTITIONS = 2
@@ -23,6 +28,12 @@ _COMPACTED = {"cleanup.policy": "compact", "max.message.bytes": "2000000"}
 
 def value(applied_offset: int, payload: bytes = b"") -> bytes:
     return applied_offset.to_bytes(8, "big") + payload
+
+
+class MendedTransport(ChunkTransport):
+    """The worker's transport: chunks in, and a producer whose flush is a barrier."""
+
+    Producer = BarrierProducer
 
 
 def make_app(servers: str, group: str, topic: str, directory: Path, **settings: Any) -> Any:
@@ -49,14 +60,24 @@ def make_app(servers: str, group: str, topic: str, directory: Path, **settings: 
         topic_allow_declare=False,
         **{**transport_settings(), **ours, **settings},
     )
-    app.transport = ChunkTransport(app.conf.broker_consumer, app, topics={topic})
+    app.transport = MendedTransport(app.conf.broker_consumer, app, topics={topic})
 
-    @app.agent(app.topic(topic, schema=Untouched()), isolated_partitions=True, name="reader")
-    async def reader(stream: Any) -> None:
-        async for _ in stream.noack().events():
-            pass
-
+    app.sensors.add(SendErrorEndsProcess())
     return app
+
+
+def add_agent(app: Any, topic: str, handle: Callable[[Any], Any]) -> None:
+    """Give every event of the topic to `handle`, one agent instance per partition; acknowledges nothing."""
+
+    @app.agent(app.topic(topic, schema=Untouched()), isolated_partitions=True, name="agent")
+    @ends_process_on_error
+    async def agent(stream: Any) -> None:
+        async for event in stream.noack().events():
+            await handle(event)
+
+
+async def ignore(_: Any) -> None:
+    """What an agent does that only has to be there."""
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -64,6 +85,27 @@ async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - Faust has no event for what is waited for
             await asyncio.sleep(0.02)
+
+
+class Worker:
+    """A worker process (counting_worker.py) and what it has printed."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    async def line(self, text: str, seconds: float = 60) -> str:
+        """Wait for a line that contains the text, and give it."""
+        async with asyncio.timeout(seconds):
+            while text not in (line := await asyncio.to_thread(self.process.stdout.readline)):
+                assert line, f"the worker has ended with code {self.process.wait()} before it said {text!r}"
+        return line
+
+    def end(self, number: int) -> int:
+        """Send the signal, if it still runs, and give its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        self.process.stdout.close()
+        return self.process.wait(30)
 
 
 @dataclass
@@ -128,6 +170,7 @@ class Tables:
         app = make_app(
             self.servers, self.group, self.topic, self.directory / name, store=f"{self.store}://", **settings
         )
+        add_agent(app, self.topic, ignore)
         table = StateTable(app, "state", partitions=PARTITIONS)
         await app.start()
         try:
@@ -136,6 +179,38 @@ class Tables:
             yield app, table
         finally:
             await app.stop()
+
+    def process(self, name: str, *options: str) -> Worker:
+        """A worker process that counts; it owns its part of the partitions until it is ended."""
+        script = Path(__file__).with_name("counting_worker.py")
+        arguments = [self.servers, self.group, self.topic, self.directory / name, "--store", self.store]
+        return Worker([sys.executable, script, *arguments, *options])
+
+    def produce(self, keys: list[bytes]) -> None:
+        """Append records with these keys to the source topic, in turn to its partitions."""
+        producer = Producer({"bootstrap.servers": self.servers, "queue.buffering.max.messages": 1_000_000})
+        for number, key in enumerate(keys):
+            producer.produce(self.topic, b"", key, number % PARTITIONS)
+        assert producer.flush(30) == 0
+
+    def committed(self) -> int:
+        """How many records of the source topic the group has committed."""
+        consumer = Consumer({"bootstrap.servers": self.servers, "group.id": self.group})
+        try:
+            wanted = [TopicPartition(self.topic, partition) for partition in range(PARTITIONS)]
+            return sum(max(0, found.offset) for found in consumer.committed(wanted, 30))
+        except KafkaException as error:
+            if not error.args[0].retriable():
+                raise
+            return 0  # The coordinator is being elected; asked again.
+        finally:
+            consumer.close()
+
+    async def until_committed(self, count: int) -> None:
+        """Wait until the group has committed so many records."""
+        async with asyncio.timeout(90):
+            while await asyncio.to_thread(self.committed) < count:
+                pass
 
     async def contents(self, partition: int = 0, name: str = "worker") -> Mapping[bytes, bytes]:
         """What a worker started now finds in a partition."""
