@@ -67,6 +67,8 @@ def test_equal_logs_are_equal_packed_files(tmp_path: Path) -> None:
     for name in ("a.gz", "b.gz"):
         write_log(tmp_path / name, [LogRecord(b"t", MESSAGE, [], AT)])
     assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+    # The header's four bytes for a modification time.
+    assert (tmp_path / "a.gz").read_bytes()[4:8] == bytes(4)
     assert gzip.decompress((tmp_path / "a.gz").read_bytes()) == encode_line(LogRecord(b"t", MESSAGE, [], AT))
 
 
@@ -164,7 +166,7 @@ def test_white_space_and_line_ends_are_no_records(tmp_path: Path) -> None:
         # A stated one is taken as it is, and moves those after it that state none.
         ([b'{"key":"t","received_at":5,"value":' + MESSAGE + b"}"], [5]),
         ([b'{"key":"t","received_at":1770113800000,"value":{}}', MESSAGE], [AT + 100_000] * 2),
-        ([MESSAGE, b'{"key":"t","received_at":5,"value":{}}', MESSAGE], [AT, 5, AT]),
+        ([MESSAGE, b'{"key":"t","received_at":5,"value":{}}', b"hello"], [AT, 5, AT]),
         # What is no instant does not count.
         ([MESSAGE.replace(b'"occurred_at":1770113600000', b'"occurred_at":"soon"')], [AT]),
         ([MESSAGE[:-1] + b',"received_at":"soon"}'], [AT]),

@@ -22,8 +22,9 @@ def test_hash_is_javas(key: bytes, signed: int) -> None:
 
 
 def test_sign_bit_is_dropped_before_the_remainder() -> None:
-    # abs() instead of the mask would give another partition for half of all keys.
-    assert partition_of(b"21", 32) == (-973932308 & 0x7FFFFFFF) % 32 != 973932308 % 32
+    # Neither abs() nor the unsigned number gives these, and 32 partitions would not tell the difference.
+    assert partition_of(b"21", 7) == (-973932308 & 0x7FFFFFFF) % 7
+    assert partition_of(b"21", 7) not in (973932308 % 7, (-973932308 & 0xFFFFFFFF) % 7)
 
 
 @pytest.mark.parametrize("partitions", [1, 2, 7, 32])
