@@ -4,8 +4,8 @@ Decides how statements, inserts and sessions run, how answers and errors are tol
 Takes what an unmodified clickhouse-connect client sends; gives what ClickHouse's own server would.
 Never keeps data: that is the engine's, and one process serves a data directory at a time.
 
-Invariants: an insert is answered 200 only when it is committed; of a large insert a few pieces are
-in memory; an error's answer carries ClickHouse's error number.
+Invariants: an insert is answered 200 only when it is committed, and what was cut off is not
+inserted at all; an error's answer carries ClickHouse's error number.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pipeline.embedded.clickhouse_engine import (
     Engine,
     EngineError,
     Handle,
+    Rows,
     quoted_name,
     setting_assignments,
 )
@@ -39,7 +40,7 @@ from pipeline.embedded.owned import DirectoryLock, StartError
 from pipeline.embedded.request_bodies import Body
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from pipeline.embedded.clickhouse_requests import Asked, ExternalTable
 
@@ -183,39 +184,47 @@ class Front:
         insert: statements.InsertStatement,
         data: AsyncIterator[bytes],
     ) -> web.Response:
-        # Settings stand in the statement: the token differs with each insert, and setting it on
-        # the handle would cost two statements more.
-        clauses = ", ".join(filter(None, (setting_assignments(asked.settings), insert.settings)))
-        statement = f"INSERT INTO {insert.target}" + (f" SETTINGS {clauses}" if clauses else "")
-        async with self._handle(asked, {}) as handle:
-            opened = await self._in_thread(handle.insert, statement, insert.data_format)
-            try:
-                async for piece in data:
-                    await self._in_thread(opened.append, piece)
-                counts = await self._in_thread(opened.finish)
-            except BaseException:
-                # Also when the client hung up in the middle: half an insert is none.
-                await asyncio.shield(self._in_thread(opened.cancel))
-                raise
+        rows = Rows(self._engine.spill_directory)
+        try:
+            async for piece in data:
+                rows.append(piece)
+            # Settings stand in the statement: the token differs with each insert, and setting it
+            # on the handle would cost two statements more.
+            clauses = ", ".join(filter(None, (setting_assignments(asked.settings), insert.settings)))
+            async with self._handle(asked, {}) as handle:
+                counts = await self._in_thread(
+                    handle.insert, insert.target, clauses, insert.data_format, rows
+                )
+        finally:
+            rows.close()
         return web.Response(headers={**headers, "X-ClickHouse-Summary": _summary(counts)})
 
     async def _run_statement(
         self, request: web.Request, asked: Asked, headers: dict[str, str], tables: list[ExternalTable]
     ) -> web.StreamResponse:
         answer_format = statements.output_format(asked.statement, asked.default_format)
-        streams = not asked.waits_for_end and answer_format in STREAMABLE_FORMATS
+        streamable = answer_format in STREAMABLE_FORMATS and statements.begins_query(asked.statement)
         async with self._handle(asked, asked.settings) as handle:
             try:
                 for table in tables:
-                    await self._in_thread(_create_external, handle, table)
-                if streams and statements.begins_query(asked.statement):
-                    return await self._stream(request, asked, headers, handle)
-                body, counts = await self._in_thread(
-                    handle.query, asked.statement, asked.default_format, asked.parameters
-                )
+                    await self._in_thread(_create_external, handle, table, self._engine.spill_directory)
+                if streamable and not asked.waits_for_end:
+                    response = await self._stream(request, asked, headers, handle)
+                else:
+                    response = await self._whole(asked, headers, handle)
             finally:
                 for table in tables:
                     await self._in_thread(_drop_external, handle, table)
+        if response.prepared:
+            # Only now: who reads the end may use the session again, so it must be free by then.
+            await response.write_eof()
+        return response
+
+    async def _whole(self, asked: Asked, headers: dict[str, str], handle: Handle) -> web.StreamResponse:
+        body, counts = await self._in_thread(
+            handle.query, asked.statement, asked.default_format, asked.parameters
+        )
+        answer_format = statements.output_format(asked.statement, asked.default_format)
         headers["X-ClickHouse-Summary"] = _summary(counts)
         if body:
             headers["X-ClickHouse-Format"] = answer_format
@@ -224,6 +233,7 @@ class Front:
     async def _stream(
         self, request: web.Request, asked: Asked, headers: dict[str, str], handle: Handle
     ) -> web.StreamResponse:
+        """Send an answer block by block, all but its end."""
         blocks = handle.blocks(asked.statement, asked.default_format, asked.parameters)
         try:
             # The first block is awaited before the status, so most errors still have their own.
@@ -240,30 +250,23 @@ class Front:
                     block = await self._in_thread(next, blocks, None)
             except EngineError as broken:
                 await response.write(_exception_block(str(broken), tag))
-            await response.write_eof()
             return response
         finally:
-            await self._in_thread(_close, blocks)
+            await self._in_thread(blocks.close)
 
 
-def _create_external(handle: Handle, table: ExternalTable) -> None:
+def _create_external(handle: Handle, table: ExternalTable, spill_directory: Path) -> None:
     handle.query(f"CREATE TEMPORARY TABLE {quoted_name(table.name)} ({table.structure})", "Null", {})
-    insert = handle.insert(f"INSERT INTO {quoted_name(table.name)}", table.data_format)
+    rows = Rows(spill_directory)
     try:
-        insert.append(table.data)
-        insert.finish()
-    except EngineError:
-        insert.cancel()
-        raise
+        rows.append(table.data)
+        handle.insert(quoted_name(table.name), "", table.data_format, rows)
+    finally:
+        rows.close()
 
 
 def _drop_external(handle: Handle, table: ExternalTable) -> None:
     handle.query(f"DROP TEMPORARY TABLE IF EXISTS {quoted_name(table.name)}", "Null", {})
-
-
-def _close(blocks: Iterator[bytes]) -> None:
-    # Dropping the generator closes the engine's stream, which may wait for a running block.
-    getattr(blocks, "close")()  # noqa: B009
 
 
 def _summary(counts: Mapping[str, int]) -> str:

@@ -5,7 +5,6 @@ import http.client
 import json
 import socket
 import threading
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -226,6 +225,36 @@ def test_a_refused_insert_stores_nothing_and_names_its_fault(client):
     assert _rows(client, "SELECT count() FROM t") == [(0,)]
 
 
+def test_rows_the_storage_refuses_are_not_acknowledged(client):
+    # The engine's own streaming insert calls these a success.
+    client.command(
+        "CREATE TABLE t (a Int64, CONSTRAINT small CHECK a < 100) ENGINE = MergeTree ORDER BY a"
+        " SETTINGS parts_to_throw_insert = 1"
+    )
+
+    def code_of(rows, **settings):
+        with pytest.raises(DatabaseError) as raised:
+            client.insert("t", [rows], column_names=["a"], column_oriented=True, settings=settings)
+        return _code(raised)
+
+    assert code_of([1, 1000]) == 469
+    assert code_of([1] * 1_000_000, max_memory_usage=1_000_000) == 241
+    assert code_of([1] * 1_000_000, max_execution_time="0.001") == 159
+    assert _rows(client, "SELECT count() FROM t") == [(0,)]
+    client.insert("t", [[1]], column_names=["a"], column_oriented=True)
+    assert code_of([2]) == 252
+    assert _rows(client, "SELECT a FROM t") == [(1,)]
+
+
+def test_an_insert_larger_than_the_memory_for_it_is_stored_whole(client):
+    client.command("CREATE TABLE t (a Int64, b String) ENGINE = MergeTree ORDER BY a")
+    count = 100_000
+    client.raw_insert("t", ["a", "b"], (b"%d\t%0999d\n" % (row, row) for row in range(count)), fmt="TSV")
+    assert _rows(client, "SELECT count(), sum(a), sum(toInt64(b)) FROM t") == [
+        (count,) + (count * (count - 1) // 2,) * 2
+    ]
+
+
 def test_a_body_cut_off_inside_a_frame_stores_nothing(client, clickhouse, database):
     import lz4.frame
 
@@ -238,37 +267,33 @@ def test_a_body_cut_off_inside_a_frame_stores_nothing(client, clickhouse, databa
     assert _rows(client, "SELECT count() FROM t") == [(0,)]
 
 
-def _await(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.02)
-
-
-def test_an_insert_whose_client_hangs_up_stores_nothing(connect, clickhouse, database):
-    client, session = connect(), connect()
-    session.command("CREATE TEMPORARY TABLE makes_it_a_session (a Int64)")
-    session_id = session.params["session_id"]
-
-    def locked():
-        # By an own connection, because the driver itself refuses to use its session twice.
-        asking = http.client.HTTPConnection(clickhouse.host, clickhouse.port)
-        asking.request("POST", f"/?session_id={session_id}", "SELECT 1")
-        code = asking.getresponse().headers.get("X-ClickHouse-Exception-Code")
-        asking.close()
-        return code == "373"
-
+def test_an_insert_whose_client_hangs_up_stores_nothing(client, clickhouse, database):
     client.command("CREATE TABLE t (a Int64) ENGINE = MergeTree ORDER BY a")
-    head = (
-        f"POST /?database={database}&session_id={session_id} HTTP/1.1\r\nHost: x\r\n"
-        "Content-Length: 9000000\r\n\r\nINSERT INTO t FORMAT CSV\n"
-    )
+    head = f"POST /?database={database} HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n"
     with socket.create_connection((clickhouse.host, clickhouse.port)) as connection:
-        connection.sendall(head.encode() + b"1\n" * 2_000_000)
-        _await(locked)
-    _await(lambda: not locked())
+        connection.sendall(head.encode() + b"INSERT INTO t FORMAT CSV\n" + b"1\n" * 2_000_000)
+        connection.shutdown(socket.SHUT_WR)
+        # Read to the end: by then the server has noticed and is done with it.
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert b" 200 " not in answer
     assert _rows(client, "SELECT count() FROM t") == [(0,)]
-    # The session's handle must be free of the dead insert.
+
+
+def test_a_session_runs_one_statement_at_a_time(connect, clickhouse):
+    session = connect()
+    session.command("CREATE TEMPORARY TABLE makes_it_a_session (a Int64)")
+
+    def asks_again(_number):
+        # By own connections, because the driver itself refuses to use its session twice.
+        asking = http.client.HTTPConnection(clickhouse.host, clickhouse.port)
+        asking.request("POST", f"/?session_id={session.params['session_id']}", "SELECT sleep(1) FORMAT CSV")
+        answer = asking.getresponse()
+        answer.read()
+        asking.close()
+        return answer.headers.get("X-ClickHouse-Exception-Code", "none")
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sorted(threads.map(asks_again, range(4))) == ["373", "373", "373", "none"]
     assert _rows(session, "SELECT count() FROM makes_it_a_session") == [(0,)]
 
 
