@@ -44,12 +44,16 @@ class RecentAlert(NamedTuple):
 
 @dataclass(frozen=True)
 class Figures:
-    """One moment of the pipeline; counts are since the view began, except `stored`."""
+    """One moment of the pipeline; counts are since the view began."""
 
     received: int = 0
     credits_burned: float = 0.0
     stored: int = 0
-    """Rows in ClickHouse, earlier runs included."""
+    """Rows in ClickHouse."""
+    stored_before: int = 0
+    """Rows that were there when the view began."""
+    statuses: int = 0
+    """Further statuses of messages charged before."""
     duplicates: int = 0
     alerts: dict[int, int] = field(default_factory=dict)
     """By level."""
@@ -82,6 +86,8 @@ class FiguresReader:
         self._samples: deque[tuple[float, float, float, int]] = deque()
         self._history: deque[float] = deque(maxlen=_HISTORY_SAMPLES)
         self._stored = 0
+        self._stored_before: int | None = None
+        self._began_at = int(time.time() * 1000)
         self._alerts: tuple[RecentAlert, ...] = ()
         self._top: tuple[TenantUsage, ...] = ()
         self._top_read_at = 0.0
@@ -122,7 +128,9 @@ class FiguresReader:
         client = self._client
         now_at = int(time.time() * 1000)
         self._stored = int(run_query(client, "rows_stored", {})[0][0])
-        latest = run_query(client, "latest_alerts", {"since": now_at - _DAY_MILLISECONDS, "limit": _SHOWN})
+        if self._stored_before is None:
+            self._stored_before = self._stored
+        latest = run_query(client, "latest_alerts", {"since": self._began_at, "limit": _SHOWN})
         self._alerts = tuple(RecentAlert(*row) for row in latest)
         if time.monotonic() - self._top_read_at >= _TENANTS_EVERY_SECONDS:
             today_at = now_at - now_at % _DAY_MILLISECONDS
@@ -140,7 +148,9 @@ class FiguresReader:
         return Figures(
             received=int(received),
             credits_burned=burned,
-            stored=self._stored,
+            stored=self._stored - (self._stored_before or 0),
+            stored_before=self._stored_before or 0,
+            statuses=int(count("msgmeter_messages_status")),
             duplicates=int(count("msgmeter_messages_duplicate")),
             alerts={int(level): n for level, n in self._counters.by_label("msgmeter_alerts_emitted").items()},
             refused=self._counters.by_label("msgmeter_messages_refused"),

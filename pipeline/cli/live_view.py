@@ -4,9 +4,9 @@ Takes `Figures`, the state of each process and the seconds since the start; give
 Reads nothing and keeps nothing. Fits 80 columns and 24 lines; a wider terminal gets longer curves.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.rule import Rule
@@ -30,7 +30,17 @@ _STYLES = {
 _LEVELS = (80, 85, 90, 95)
 _WARNING_LAG_SECONDS = 5.0
 _WIDEST = 100
-_REFUSALS_SHOWN = 4
+_INDENT = 31
+"""Columns before the fourth column of the counts."""
+
+
+class Event(NamedTuple):
+    """What happened to a process."""
+
+    text: str
+    at: datetime
+    """Local time."""
+    is_bad: bool
 
 
 def start_view(processes: Sequence[ProcessState], names: Sequence[str], note: str) -> RenderableType:
@@ -45,7 +55,12 @@ def start_view(processes: Sequence[ProcessState], names: Sequence[str], note: st
 
 
 def live_view(
-    figures: Figures, processes: Sequence[ProcessState], seconds: float, directory: Path, width: int
+    figures: Figures,
+    processes: Sequence[ProcessState],
+    last_event: Event | None,
+    seconds: float,
+    directory: str,
+    width: int,
 ) -> RenderableType:
     """The whole view, at most `width` columns wide."""
     width = min(width, _WIDEST)
@@ -54,18 +69,25 @@ def live_view(
         Text(),
         _counts(figures, width),
         Text(),
-        _alerts_and_refusals(figures),
+        _alerts_and_refusals(figures, width),
         Text(),
         _lists(figures, width),
         Text(),
         Rule(style="dim"),
         _processes(processes, figures),
         Text.assemble(
-            ("data and logs ", "dim"), f"{directory}/", ("   in another terminal ", "dim"), _example(figures)
+            ("data and logs ", "dim"), directory, ("   in another terminal ", "dim"), _example(figures)
         ),
     ]
+    if last_event is not None:
+        parts.append(
+            Text.assemble(
+                (f"{last_event.at:%H:%M:%S} ", "dim"),
+                (last_event.text, "yellow" if last_event.is_bad else ""),
+            )
+        )
     if figures.faults:
-        parts.append(Text(f"{_sentence(figures.faults)}; figures are the last ones known", "yellow"))
+        parts.append(Text(f"{_sentence(figures.faults)}: older figures are shown", "yellow"))
     view = Table.grid()
     view.add_column(width=width)
     for part in parts:
@@ -115,38 +137,61 @@ def _counts(figures: Figures, width: int) -> RenderableType:
     grid.add_column(justify="right", min_width=9)
     grid.add_column()
     curve = _curve(figures.history, max(width - 48, 8))
+    earlier = f"{figures.stored_before + figures.stored:,} with earlier runs" if figures.stored_before else ""
     rows = (
         ("messages in", f"{figures.received:,}", figures.received_per_second, Text(curve, "cyan")),
         ("credits burned", f"{figures.credits_burned:,.0f}", figures.credits_per_second, Text()),
-        ("rows stored", f"{figures.stored:,}", figures.stored_per_second, Text()),
+        ("rows stored", f"{figures.stored:,}", figures.stored_per_second, Text(earlier, "dim")),
     )
     for name, total, rate, more in rows:
         grid.add_row(name, total, f"{rate:,.0f}/s", more)
-    slow = figures.lag_seconds >= _WARNING_LAG_SECONDS
-    grid.add_row(
-        "lag", f"{figures.lag_offsets:,}", Text(f"{figures.lag_seconds:.1f} s", "yellow" if slow else "")
-    )
+    slow = "yellow" if figures.lag_seconds >= _WARNING_LAG_SECONDS else ""
+    if figures.partitions:
+        grid.add_row("lag", f"{figures.lag_offsets:,}", Text(f"{figures.lag_seconds:.1f} s", slow))
+    else:
+        grid.add_row("lag", Text("unknown", "dim"))
     return grid
 
 
-def _alerts_and_refusals(figures: Figures) -> RenderableType:
+def _alerts_and_refusals(figures: Figures, width: int) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", min_width=14)
     grid.add_column(justify="right", style="bold", min_width=13)
     grid.add_column()
     levels = sorted({*_LEVELS, *figures.alerts})
+    counts = [(level, figures.alerts.get(level, 0)) for level in levels]
     alerts = Text("   ").join(
-        Text.assemble((f"{level} % ", "dim"), f"{figures.alerts.get(level, 0):,}") for level in levels
+        Text.assemble((f"{level} % ", "dim"), (f"{count:,}", "" if count else "dim"))
+        for level, count in counts
     )
     grid.add_row("alerts", f"{sum(figures.alerts.values()):,}", alerts)
-    reasons = sorted(figures.refused.items(), key=lambda each: (-each[1], each[0]))
-    shown = [Text.assemble((f"{reason} ", "dim"), f"{n:,}") for reason, n in reasons[:_REFUSALS_SHOWN]]
-    rest = sum(n for _, n in reasons[_REFUSALS_SHOWN:])
-    if rest:
-        shown.append(Text.assemble(("others ", "dim"), f"{rest:,}"))
-    grid.add_row("refused", f"{sum(figures.refused.values()):,}", Text("   ").join(shown))
-    grid.add_row("duplicates", f"{figures.duplicates:,}", Text("counted, not charged", "dim"))
+    grid.add_row("refused", f"{sum(figures.refused.values()):,}", _reasons(figures.refused, width - _INDENT))
+    grid.add_row(
+        "not charged",
+        f"{figures.statuses + figures.duplicates:,}",
+        Text.assemble(
+            ("later statuses ", "dim"),
+            f"{figures.statuses:,}",
+            ("   duplicates ", "dim"),
+            f"{figures.duplicates:,}",
+        ),
+    )
     return grid
+
+
+def _reasons(refused: Mapping[str, int], width: int) -> Text:
+    """The most frequent reasons, as many as fit into one line."""
+    line = Text()
+    left = sum(refused.values())
+    for reason, count in sorted(refused.items(), key=lambda each: (-each[1], each[0])):
+        each = Text.assemble((f"{reason} ", "dim"), f"{count:,}   ")
+        others = len(f"others {left:,}")
+        if line.cell_len + each.cell_len + others > width:
+            line.append_text(Text.assemble(("others ", "dim"), f"{left:,}"))
+            break
+        line.append_text(each)
+        left -= count
+    return line
 
 
 def _lists(figures: Figures, width: int) -> RenderableType:
@@ -189,8 +234,9 @@ def _processes(processes: Sequence[ProcessState], figures: Figures) -> Text:
             text.append(" recovering", "yellow")
         elif process.state is not State.RUNNING:
             text.append(f" {process.state.value}", "dim")
-        if process.restarts:
-            text.append(f" ({process.restarts} restarts)", "dim")
+        elif process.restarts:
+            times = "once" if process.restarts == 1 else f"{process.restarts} times"
+            text.append(f" restarted {times}", "dim")
         texts.append(text)
     return Text("   ").join(texts)
 

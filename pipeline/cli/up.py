@@ -10,8 +10,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -23,7 +24,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from pipeline.cli.live_figures import Figures, FiguresReader
-from pipeline.cli.live_view import figures_line, live_view, start_view
+from pipeline.cli.live_view import Event, figures_line, live_view, start_view
 from pipeline.clickhouse.client import connect
 from pipeline.embedded.kafka_jars import cache_directory, java, kafka_jars
 from pipeline.embedded.owned import StartError, free_port, require_free_port
@@ -39,6 +40,7 @@ from pipeline.settings import load_settings
 _LINE_SECONDS = 5.0
 _SAMPLE_SECONDS = 1.0
 _STOP_SECONDS = 30.0
+_LOG_LINES = 3
 _PROCESS_NAMES = ("broker", "clickhouse", "migrate", "worker", "gateway")
 
 
@@ -74,27 +76,28 @@ def up(
     _check_ports(environment, kafka_port, clickhouse_port, settings.metrics_port)
     metrics_url = f"http://127.0.0.1:{settings.metrics_port}/metrics"
     console = Console(stderr=True)
+    events = _Events(console)
     stack = Stack(
         directory,
         _commands(metrics_url, rate, tenants, seed),
         environment=environment,
         kafka_port=kafka_port,
         clickhouse_port=clickhouse_port,
-        report=partial(_report, console),
+        report=events.note,
     )
     with interrupted_by_sigterm():
         try:
             _start(stack, console)
             reader = FiguresReader(metrics_url, lambda: connect(stack.clickhouse))
             with suppress(KeyboardInterrupt), _Sampler(reader) as sampler:
-                _watch(stack, sampler, directory, for_seconds)
+                _watch(stack, sampler, events, for_seconds)
         except KeyboardInterrupt:
             # During the start; what had been started is stopped below.
             console.print("interrupted")
         finally:
             with console.status("stopping: the worker stores what is open, then broker and ClickHouse end"):
                 stack.stop(_STOP_SECONDS)
-    _say_farewell(console, directory)
+    _say_farewell(console, stack)
 
 
 def _environment(directory: Path) -> dict[str, str]:
@@ -150,7 +153,6 @@ def _answers(url: str) -> bool:
 
 def _start(stack: Stack, console: Console) -> None:
     """Start everything, telling what is being waited for."""
-    note = f"logs in {stack.directory}"
     if not stack.kafka and not any(cache_directory().glob("kafka-[0-9a-f]*")):
         console.print(f"First start: Maven fetches Apache Kafka (43 MB) into {cache_directory()}, once.")
     if not stack.kafka:
@@ -162,7 +164,11 @@ def _start(stack: Stack, console: Console) -> None:
         stack.start()
         console.print("all running")
         return
-    with _live(console, lambda: start_view(stack.processes, _PROCESS_NAMES, note), transient=True):
+
+    def view() -> RenderableType:
+        return start_view(stack.processes, _PROCESS_NAMES, f"logs in {_shown(stack.directory)}")
+
+    with Live(get_renderable=view, console=console, refresh_per_second=4, transient=True):
         stack.start()
 
 
@@ -188,7 +194,24 @@ class _Sampler:
         self._stop.set()
 
 
-def _watch(stack: Stack, sampler: _Sampler, directory: Path, for_seconds: float | None) -> None:
+class _Events:
+    """What the stack reports of its processes: remembered for a view, printed where there is none."""
+
+    def __init__(self, console: Console) -> None:
+        self.last: Event | None = None
+        self._console = console
+
+    def note(self, text: str) -> None:
+        """Take a report; called from the stack's own thread."""
+        first, *log = text.splitlines()
+        now = datetime.now().astimezone()
+        self.last = Event(first.removesuffix("; its log ends:"), now, is_bad=bool(log))
+        if not self._console.is_terminal:
+            for line in (first, *log[-_LOG_LINES:]):
+                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _watch(stack: Stack, sampler: _Sampler, events: _Events, for_seconds: float | None) -> None:
     """Show figures until the time is over or an interrupt."""
     console = Console()
     began = time.monotonic()
@@ -196,11 +219,16 @@ def _watch(stack: Stack, sampler: _Sampler, directory: Path, for_seconds: float 
 
     def view() -> RenderableType:
         seconds = time.monotonic() - began
-        return live_view(sampler.figures, stack.processes, seconds, directory, console.width)
+        directory = _shown(stack.directory)
+        return live_view(sampler.figures, stack.processes, events.last, seconds, directory, console.width)
 
     if console.is_terminal:
-        with _live(console, view):
-            _wait_until(end)
+        try:
+            # A screen of its own: what changes its height would leave torn frames in the scrollback.
+            with Live(get_renderable=view, console=console, refresh_per_second=4, screen=True):
+                _wait_until(end)
+        finally:
+            console.print(view())
         return
     while (now := time.monotonic()) < end:
         _wait_until(min(now + _LINE_SECONDS, end))
@@ -213,23 +241,16 @@ def _wait_until(end: float) -> None:
         time.sleep(min(left, 1.0))
 
 
-@contextmanager
-def _live(console: Console, view: Callable[[], RenderableType], *, transient: bool = False) -> Iterator[None]:
-    with Live(get_renderable=view, console=console, refresh_per_second=4, transient=transient):
-        yield
+def _shown(directory: Path) -> str:
+    """The directory as a person would type it here."""
+    here = Path.cwd()
+    return f"{directory.relative_to(here) if directory.is_relative_to(here) else directory}/"
 
 
-def _report(console: Console, text: str) -> None:
-    """A death or restart: its first line and the end of the log, above the view."""
-    first, *log = text.splitlines()
-    console.print(first, style="red" if log else "green")
-    for line in log[-3:]:
-        console.print(f"  {line}", style="dim", markup=False, highlight=False)
-
-
-def _say_farewell(console: Console, directory: Path) -> None:
+def _say_farewell(console: Console, stack: Stack) -> None:
     console.print(
-        f"Stopped. Data and logs are in {directory}/: the next start goes on from there;"
+        f"Stopped. Data and logs are in {_shown(stack.directory)}: the next start goes on from there;"
         " delete it to begin anew.",
         highlight=False,
+        soft_wrap=True,
     )
