@@ -38,8 +38,8 @@ _ALLOWANCE_PERCENT = (60, 95, 110, 120, 150, 1000)
 """Of the expected use: some tenants pass every level, some stop between two, one in six stays below all."""
 _CREDITS_PER_RECORD = 1.1
 """What one record of the mix burns on average under the presets, receipts and repeats included."""
-_PURCHASE_PERCENT = 25
-"""Of the expected use: enough to bring a tenant back under an alert level."""
+_PURCHASE_PERCENT = 10
+"""Of the expected use: brings a tenant back under an alert level, which it soon reaches again."""
 _LONGEST_DELAY_HOURS = 7 * 24
 """Plans are in force this long before the first record, so that late messages find one."""
 

@@ -206,7 +206,7 @@ def test_what_is_refused_is_what_is_malformed_and_nothing_else() -> None:
 
 
 def test_most_tenants_come_past_an_alert_level_and_some_do_not() -> None:
-    traffic = Traffic(start_at=START_AT, messages=20_000, tenants=60, records_per_second=20, purchases=0.001)
+    traffic = Traffic(start_at=START_AT, messages=20_000, tenants=60, records_per_second=20, purchases=0.004)
     report = simulated(traffic)
     alerted = {alert["tenant"] for alert in report.alerts}
     assert 24 <= len(alerted) <= 54
