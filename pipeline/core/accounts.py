@@ -14,6 +14,7 @@ from pipeline.core.ledger import (
     FOREVER_AT,
     UNCOVERED,
     Account,
+    Entry,
     Grant,
     Period,
     add_grant,
@@ -70,6 +71,8 @@ class LiveAccount:
         self._partition = partition
         self._compile = compile_terms
         self._default = default
+        self._slot_grant: Grant | None = None
+        self._slot_period: Period | None = None
         self.plans_changed()
 
     # Plans and time.
@@ -97,28 +100,47 @@ class LiveAccount:
             return self.terms
         return None
 
-    def advance(self, received_at: int, offset: int, outcomes: Outcomes) -> None:
-        """Lets the time of the log reach `received_at`: renewals, expiries and plan changes that are due."""
+    def advance(self, at: int, offset: int, outcomes: Outcomes, cause: str = "") -> None:
+        """Lets the time of the log reach `at`.
+
+        Renewals, expiries and plan changes happen at their own instants, in order, as if a tick had come for
+        each: what an account holds does not depend on how often its tenant is heard of.
+        """
         account = self.account
-        account.clock_at = max(account.clock_at, received_at)
-        if account.clock_at < self.due_at:
-            return
-        self.is_dirty = True
         now = account.clock_at
-        terms = self.terms_at(now)
-        grace = terms.plan.late_grace_milliseconds if terms else 0
+        if at > now:
+            now = at
+        if now >= self.due_at:
+            self._catch_up(now, offset, outcomes, cause)
+        account.clock_at = now
+
+    def _catch_up(self, until: int, offset: int, outcomes: Outcomes, cause: str) -> None:
+        account = self.account
+        self.is_dirty = True
+        if not account.clock_at:
+            account.clock_at = until
+        while self.due_at <= until:
+            account.clock_at = max(account.clock_at, self.due_at)
+            terms = self.terms_at(account.clock_at)
+            grace = terms.plan.late_grace_milliseconds if terms else 0
+            entries = self._renew(terms, grace, offset, cause) if terms else []
+            entries += close_periods(account, grace, offset)
+            outcomes.entries += [(self.tenant, entry) for entry in entries]
+            self.due_at = self._next_due(grace)
+            self._forget_slot()
+            for period in account.periods:
+                self._levels_changed(period, offset, outcomes)
+
+    def _renew(self, terms: Terms, grace: int, offset: int, cause: str) -> list[Entry]:
+        """Begins the periods that have come, and brings the allowance to the plan in force."""
+        account = self.account
+        now = account.clock_at
         entries = []
-        if terms is not None:
-            if not account.periods:
-                entries += open_periods(account, max(terms.effective_at, now - grace), terms.plan, offset)
-            entries += open_periods(account, now, terms.plan, offset)
-            entries += change_allowance(account, terms.plan, f"plan@{terms.effective_at}", offset)
-        entries += close_periods(account, grace, offset)
-        outcomes.entries += [(self.tenant, entry) for entry in entries]
-        self.due_at = self._next_due(grace)
-        self._forget_slot()
-        for period in account.periods:
-            self._levels_changed(period, now, offset, outcomes)
+        if not account.periods:
+            entries += open_periods(account, max(terms.effective_at, now - grace), terms.plan, offset)
+        entries += open_periods(account, now, terms.plan, offset)
+        entry = change_allowance(account, terms.plan, cause, terms.effective_at, offset)
+        return [*entries, entry] if entry else entries
 
     def _next_due(self, grace: int) -> int:
         """The next instant of the log at which something happens by itself."""
@@ -138,7 +160,7 @@ class LiveAccount:
             grant = self._slot_grant
             if grant is None:
                 self.account.uncovered += amount
-            elif grant.remaining > amount:
+            elif 0 < amount < grant.remaining:
                 grant.remaining -= amount
             else:
                 return self._charge_slowly(amount, occurred_at, offset, outcomes)
@@ -146,19 +168,15 @@ class LiveAccount:
             assert period is not None
             period.used += amount
             if period.used >= self._slot_alert_at:
-                self._fire(period, occurred_at, offset, outcomes)
+                self._fire(period, offset, outcomes)
             return self._slot_id, amount, NO_FURTHER
         return self._charge_slowly(amount, occurred_at, offset, outcomes)
 
     def _charge_slowly(self, amount: int, occurred_at: int, offset: int, outcomes: Outcomes) -> Split:
         account = self.account
         at = occurred_at
-        if at >= account.periods[-1].ends_at:
-            terms = self.terms_at(at)
-            assert terms is not None, "a message is charged only under a plan"
-            outcomes.entries += [
-                (self.tenant, entry) for entry in open_periods(account, at, terms.plan, offset)
-            ]
+        if not account.periods or at >= account.periods[-1].ends_at:
+            self._open_ahead(at, offset, outcomes)
         elif at < account.periods[0].starts_at:
             # Its own period is closed: it counts in the open one.
             at = account.clock_at
@@ -167,9 +185,24 @@ class LiveAccount:
         period.used += amount
         self._find_slot(at, period)
         if period.used >= self._slot_alert_at:
-            self._fire(period, occurred_at, offset, outcomes)
+            self._fire(period, offset, outcomes)
         (grant_id, micros), *further = split or ((UNCOVERED, 0),)
         return grant_id, micros, dict(further) if further else NO_FURTHER
+
+    def _open_ahead(self, at: int, offset: int, outcomes: Outcomes) -> None:
+        """Begins the period of a message that occurred, by its gateway's clock, after the time of the log.
+
+        Also where the plan itself is yet to come into force. The first period is never later than the log.
+        """
+        account = self.account
+        terms = self.terms_at(at)
+        assert terms is not None, "a message is charged only under a plan"
+        entries = (
+            [] if account.periods else open_periods(account, min(at, account.clock_at), terms.plan, offset)
+        )
+        entries += open_periods(account, at, terms.plan, offset)
+        outcomes.entries += [(self.tenant, entry) for entry in entries]
+        self.due_at = 0
 
     def _find_slot(self, at: int, period: Period) -> None:
         bounds = [period.starts_at, period.ends_at]
@@ -191,8 +224,8 @@ class LiveAccount:
 
     def _forget_slot(self) -> None:
         self._slot_from = self._slot_until = 0
-        self._slot_grant: Grant | None = None
-        self._slot_period: Period | None = None
+        self._slot_grant = None
+        self._slot_period = None
         self._slot_id = UNCOVERED
         self._slot_alert_at = NEVER_REACHED
 
@@ -207,7 +240,7 @@ class LiveAccount:
         for period in self.account.periods:
             if grant.starts_at < period.ends_at and grant.expires_at > period.starts_at:
                 period.limit += grant.amount
-                self._levels_changed(period, self.account.clock_at, offset, outcomes)
+                self._levels_changed(period, offset, outcomes)
 
     def _levels(self, period: Period) -> tuple[int, ...]:
         terms = self.terms_at(min(max(self.account.clock_at, period.starts_at), period.ends_at - 1))
@@ -216,19 +249,19 @@ class LiveAccount:
     def _next_alert(self, period: Period) -> int:
         return next_amount(period.limit, self._levels(period), period.fired)
 
-    def _levels_changed(self, period: Period, at: int, offset: int, outcomes: Outcomes) -> None:
+    def _levels_changed(self, period: Period, offset: int, outcomes: Outcomes) -> None:
         """Arms again the levels that usage no longer reaches, and fires those it reaches now."""
         kept = tuple(still_fired(period.used, period.limit, period.fired))
         if kept != period.fired:
             period.fired = kept
             period.arming += 1
         if period.used:
-            self._fire(period, at, offset, outcomes)
+            self._fire(period, offset, outcomes)
 
-    def _fire(self, period: Period, at: int, offset: int, outcomes: Outcomes) -> None:
+    def _fire(self, period: Period, offset: int, outcomes: Outcomes) -> None:
         for level in crossed(period.used, period.limit, self._levels(period), period.fired):
             outcomes.alerts.append(
-                alert_document(self.tenant, period, level, at, self._partition, offset)
+                alert_document(self.tenant, period, level, self.account.clock_at, self._partition, offset)
             )
             period.fired = (*period.fired, level)
         if period is self._slot_period:

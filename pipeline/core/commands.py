@@ -18,7 +18,13 @@ from pipeline.core.rules import Rules
 
 
 def apply_command(  # noqa: PLR0917 - a command, where it came from, and what it acts on
-    command: Command, value: bytes, live: LiveAccount, rules: Rules, partition: int, offset: int, outcomes: Outcomes
+    command: Command,
+    value: bytes,
+    live: LiveAccount,
+    rules: Rules,
+    partition: int,
+    offset: int,
+    outcomes: Outcomes,
 ) -> None:
     """Carries out a command once and appends its result."""
     account = live.account
@@ -29,10 +35,11 @@ def apply_command(  # noqa: PLR0917 - a command, where it came from, and what it
         answer = Answer(command.id, digest, refusal.value if refusal else "", account.balance)
         account.answers.append(answer)
         del account.answers[:-MAX_ANSWERS]
-        account.applied_offset = offset
-        live.is_dirty = True
     elif answer.digest != digest:
         answer = Answer(command.id, digest, Refusal.COMMAND_CONFLICT.value, account.balance)
+    # Whatever it is answered, the account has seen it, and time has passed: equal offsets mean equal content.
+    account.applied_offset = offset
+    live.is_dirty = True
     outcomes.results.append(_result(command, answer, partition, offset))
 
 
@@ -61,7 +68,7 @@ def _set_plan(
     account.plans.sort(key=lambda plan: plan.effective_at)
     del account.plans[:-MAX_PLANS]
     live.plans_changed()
-    live.advance(account.clock_at, offset, outcomes)
+    live.advance(account.clock_at, offset, outcomes, command.id)
     return None
 
 

@@ -122,13 +122,6 @@ class Account(Struct, array_like=True):
         """What remains of all grants, in micro-credits."""
         return sum(grant.remaining for grant in self.grants)
 
-    def charging_period(self, at: int) -> Period:
-        """The held period that contains `at`, or the one the log's time is in."""
-        for period in self.periods:
-            if period.starts_at <= at < period.ends_at:
-                return period
-        return self.period_at(self.clock_at)
-
     def period_at(self, at: int) -> Period:
         """The period that contains `at`; the first or last held where none does."""
         for period in self.periods:
@@ -146,13 +139,15 @@ def open_periods(account: Account, until: int, terms: PlanTerms, offset: int) ->
             end = period_of(start, terms.zone, terms.anchor_day)[1]
         else:
             start, end = period_of(until, terms.zone, terms.anchor_day)
-        carried = sum(grant.remaining for grant in account.grants if grant.expires_at > start)
+        carried = sum(
+            grant.remaining for grant in account.grants if grant.starts_at < end and grant.expires_at > start
+        )
         account.periods.append(Period(start, end, carried + terms.allowance_micros))
         entries.append(
             add_grant(
                 account,
                 Grant(
-                    id=f"allowance:{start}",
+                    id=allowance_id(start),
                     kind="allowance",
                     amount=terms.allowance_micros,
                     remaining=terms.allowance_micros,
@@ -229,31 +224,38 @@ def burn(account: Account, amount: int, at: int) -> tuple[tuple[str, int], ...]:
     return tuple(split)
 
 
-def change_allowance(account: Account, terms: PlanTerms, cause: str, offset: int) -> list[Entry]:
-    """Brings the allowance of the open period to the new plan's; what was burned stays burned.
+def change_allowance(
+    account: Account, terms: PlanTerms, cause: str, effective_at: int, offset: int
+) -> Entry | None:
+    """Brings the allowance of the period the log is in to the plan's; what was burned stays burned.
 
-    An upgrade adds the difference at once; a downgrade takes it, but never below zero.
+    An upgrade adds the difference at once; a downgrade takes it, but no more than is left. The grant's amount
+    and the period's limit follow what was really added or taken, so that limit less used is what is left.
     """
     period = account.period_at(account.clock_at)
-    for grant in account.grants:
-        if grant.id == f"allowance:{period.starts_at}":
-            burned = grant.amount - grant.remaining
-            difference = max(terms.allowance_micros - burned, 0) - grant.remaining
-            period.limit += terms.allowance_micros - grant.amount
-            grant.amount = terms.allowance_micros
-            grant.remaining += difference
-            if difference:
-                return [
-                    Entry(
-                        entry_id=f"plan_change:{cause}",
-                        kind="plan_change",
-                        grant_id=grant.id,
-                        amount=difference,
-                        cause=cause,
-                        effective_at=account.clock_at,
-                        posted_at=account.clock_at,
-                        offset=offset,
-                        balance_after=account.balance,
-                    )
-                ]
-    return []
+    grant = next((each for each in account.grants if each.id == allowance_id(period.starts_at)), None)
+    if grant is None:
+        return None
+    burned = grant.amount - grant.remaining
+    difference = max(terms.allowance_micros - burned, 0) - grant.remaining
+    if not difference:
+        return None
+    grant.amount += difference
+    grant.remaining += difference
+    period.limit += difference
+    return Entry(
+        entry_id=f"plan_change:{period.starts_at}:{cause or effective_at}:{offset}",
+        kind="plan_change",
+        grant_id=grant.id,
+        amount=difference,
+        cause=cause,
+        effective_at=account.clock_at,
+        posted_at=account.clock_at,
+        offset=offset,
+        balance_after=account.balance,
+    )
+
+
+def allowance_id(period_start: int) -> str:
+    """The id of the grant that is a period's allowance."""
+    return f"allowance:{period_start}"

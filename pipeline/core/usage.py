@@ -34,7 +34,9 @@ class Window(Struct, array_like=True):
         """Whether records still add to this value; afterwards the window is computed from the stored rows."""
         return self.start + WINDOW_MILLISECONDS + hold_milliseconds > clock_at
 
-    def add(self, offset: int, dimensions: Dimensions, segments: int, quantity: int, credits_micros: int) -> None:
+    def add(
+        self, offset: int, dimensions: Dimensions, segments: int, quantity: int, credits_micros: int
+    ) -> None:
         """Adds one message."""
         self.applied_offset = offset
         cell = self.cells.get(dimensions)
@@ -75,4 +77,5 @@ def usage_entries(window: Window) -> list[Entry]:
             window_start=window.start,
         )
         for grant_id, micros in window.burned.items()
+        if micros
     ]
