@@ -23,10 +23,11 @@ an open delta is rewritten at every checkpoint until it is large, then sealed.
 
 from array import array
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from struct import Struct as Layout
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -64,6 +65,7 @@ class Draft(Struct, gc=False, array_like=True):
     category: str = ""
     list: str = ""
     campaign: str = ""
+    recipients: int = 1
 
 
 class IdentityDelta(Struct, array_like=True):
@@ -94,11 +96,21 @@ class Span:
 
     end: int
     """Sequence number after the last one."""
+    applied_offset: int
     received_until: int
     occurred_until: int
 
 
-_halves = Layout("<QQ").unpack
+class _Kept(NamedTuple):
+    """What decides when a persisted delta can go."""
+
+    number: int
+    end: int
+    applied_offset: int
+    received_until: int
+
+
+_halves: Callable[[bytes], tuple[int, int]] = Layout("<QQ").unpack  # type: ignore[assignment]
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(IdentityDelta).decode
 
@@ -115,6 +127,8 @@ class IdentityIndex:
         self.pending_milliseconds = pending_milliseconds
         self.pending_limit = pending_limit
         self.applied_offset = -1
+        self.folded_offset = -1
+        """Behind `applied_offset` while records are replayed."""
         self.horizon_at = NEVER_AT
         self.pending: dict[bytes, Draft] = {}
         self.charged_drafts: dict[int, Draft] = {}
@@ -125,11 +139,15 @@ class IdentityIndex:
         self._first = 0  # sequence number of slot 0
         self._live = 0  # slots below this one are evicted, until the next rebuild drops them
         self._spans: deque[Span] = deque()
-        self._persisted: deque[tuple[int, int, int]] = deque()  # (number, end, received_until) in the table
+        self._persisted: deque[_Kept] = deque()  # the deltas in the table
         self._number = 0
-        self._stored_end = 0  # sequence number up to which rows are stored for certain
-        self._checkpoint_end = 0  # the same for the checkpoint being carried out
+        self._kept_offset = -1  # where the checkpoint before ended: a replay begins behind it
         self._sealed: list[tuple[bytes, bytes]] = []
+        self._changed: dict[int, int] = {}
+        self._pending_changes: dict[bytes, Draft | None] = {}
+        self._open_drafts: dict[int, Draft] = {}
+        self._received_from = self._received_until = 0
+        self._occurred_until = NEVER_AT
         self._resize(1024)
         self._open_delta()
 
@@ -176,15 +194,24 @@ class IdentityIndex:
         return True
 
     def charge(
-        self, key: bytes, offset: int, statuses: int, fingerprint: int, received_at: int, occurred_at: int
+        self,
+        key: bytes,
+        offset: int,
+        statuses: int,
+        fingerprint: int,
+        received_at: int,
+        occurred_at: int,
+        draft: Draft | None = None,
     ) -> None:
-        """Remembers that the record at `offset` charged this identity, and forgets its draft."""
-        if self.pending:
-            draft = self.pending.pop(key, None)
-            if draft is not None:
-                self._pending_changes[key] = None
-                self.charged_drafts[offset] = draft
-                self._open_drafts[offset] = draft
+        """Remembers that the record at `offset` charged this identity, and forgets what was pending of it.
+
+        `draft` is what the record was charged with, if it was not charged by itself alone.
+        """
+        if draft is not None:
+            self.charged_drafts[offset] = draft
+            self._open_drafts[offset] = draft
+        if self.pending and self.pending.pop(key, None) is not None:
+            self._pending_changes[key] = None
         slots = len(self._highs) + 1
         if slots * 3 > len(self._table) * 2:
             self._rebuild()
@@ -240,9 +267,10 @@ class IdentityIndex:
     def evict(self, now: int) -> None:
         """Forgets charged identities past their time or number.
 
-        Only those of the checkpoint before the last: by then their rows are stored, where `look_ups` find them.
+        Only those folded before the checkpoint before: their rows are stored, where `look_ups` find them, and no
+        replay comes to their records, which only the index can tell from duplicates.
         """
-        while self._spans and self._spans[0].end <= self._stored_end:
+        while self._spans and self._spans[0].applied_offset <= self._kept_offset:
             span = self._spans[0]
             if span.received_until + self.hold_milliseconds > now and len(self) <= self.limit:
                 break
@@ -252,6 +280,7 @@ class IdentityIndex:
 
     def advance(self, applied_offset: int) -> None:
         """Marks everything up to `applied_offset` as folded; seals a delta that has grown large."""
+        self.folded_offset = applied_offset
         if applied_offset <= self.applied_offset:
             return
         self.applied_offset = applied_offset
@@ -266,31 +295,54 @@ class IdentityIndex:
         so the next call drops them.
         """
         changes: dict[bytes, bytes | None] = dict(self._sealed)
+        obsolete = self._obsolete(now, self._number - len(self._sealed))
         self._sealed = []
-        if self._weight():
+        # A deletion without the horizon that goes with it would make its messages look new after a restart.
+        if self._weight() or obsolete:
             key, value = self._delta()
             changes[key] = value
             self._open_drafts = {}
             if self._weight() >= SEALED_WEIGHT or now - self._received_from >= OPEN_MILLISECONDS:
                 self._close()
-        self.charged_drafts = {}
-        self._stored_end, self._checkpoint_end = self._checkpoint_end, self._first + len(self._highs)
+        self.charged_drafts = {
+            offset: draft for offset, draft in self.charged_drafts.items() if offset > self.folded_offset
+        }
+        self._kept_offset = self.folded_offset
+        return changes | dict.fromkeys(obsolete)
+
+    def _obsolete(self, now: int, first_unwritten: int) -> list[bytes]:
+        """The keys of deltas that nothing needs any more: no identity, no draft, no replay; oldest first.
+
+        None that is yet to be written: it may take back what an older one says.
+        """
+        keys = []
         first_live = self._first + self._live
+        first_pending = (
+            next(iter(self.pending.values())).first_offset if self.pending else self.applied_offset + 1
+        )
         while self._persisted:
-            number, end, received_until = self._persisted[0]
-            # The open delta is rewritten; any other goes once its identities and its drafts are past asking.
-            if number == self._number or end > first_live or received_until + self.pending_milliseconds > now:
+            oldest = self._persisted[0]
+            if (
+                oldest.number >= first_unwritten
+                or oldest.end > first_live
+                or oldest.applied_offset >= first_pending
+                or oldest.received_until + self.pending_milliseconds > now
+            ):
                 break
             self._persisted.popleft()
-            changes[delta_key(number)] = None
-        return changes
+            keys.append(delta_key(oldest.number))
+        return keys
 
     def load(self, deltas: Iterable[bytes]) -> None:
         """Takes up the persisted deltas of a partition, in any order, into an empty index."""
-        for delta in sorted((_decode(value[APPLIED_BYTES:]) for value in deltas), key=lambda delta: delta.number):
+        decoded = sorted((_decode(value[APPLIED_BYTES:]) for value in deltas), key=lambda delta: delta.number)
+        for delta in decoded:
             self._load(delta)
+        # What was changed is taken in the order of the log, which after a pause of one of two workers may not be
+        # that of the numbers.
+        for delta in sorted(decoded, key=lambda delta: delta.applied_offset):
+            self._load_changes(delta)
         self.pending = dict(sorted(self.pending.items(), key=lambda item: item[1].first_offset))
-        self._stored_end = self._checkpoint_end = self._first + len(self._highs)
         self._resize(_table_size(len(self._highs)))
         self._open_delta()
 
@@ -299,14 +351,23 @@ class IdentityIndex:
             self._first = delta.base
         columns = (self._highs, self._lows, self._words, self._fingerprints)
         # Two workers may have cut the stream differently around a pause of one of them. Sequence numbers
-        # follow the log, so where deltas overlap they say the same, and the later one is taken.
+        # follow the log, so where deltas overlap they say the same, and the longer one is taken.
         overlap = delta.base - self._first
         assert 0 <= overlap <= len(self._highs), (
             f"identity delta {delta.number} does not follow the one before"
         )
-        for column, data in zip(columns, delta.new, strict=True):
-            del column[overlap:]
-            column.frombytes(data)
+        if overlap + len(delta.new[0]) // 8 >= len(self._highs):
+            for column, data in zip(columns, delta.new, strict=True):
+                del column[overlap:]
+                column.frombytes(data)
+        self.applied_offset = max(self.applied_offset, delta.applied_offset)
+        self.horizon_at = max(self.horizon_at, delta.horizon_at)
+        self._number = delta.number + 1
+        end = self._first + len(self._highs)
+        self._spans.append(Span(end, self.applied_offset, delta.received_until, delta.occurred_until))
+        self._persisted.append(_Kept(delta.number, end, delta.applied_offset, delta.received_until))
+
+    def _load_changes(self, delta: IdentityDelta) -> None:
         for sequence, word in zip(array("Q", delta.changed[0]), array("Q", delta.changed[1]), strict=True):
             if sequence >= self._first:
                 self._words[sequence - self._first] = word
@@ -315,12 +376,6 @@ class IdentityIndex:
             if draft is not None:
                 self.pending[key] = draft
         self.charged_drafts.update(delta.charged_drafts)
-        self.applied_offset = max(self.applied_offset, delta.applied_offset)
-        self.horizon_at = max(self.horizon_at, delta.horizon_at)
-        self._number = delta.number + 1
-        end = self._first + len(self._highs)
-        self._spans.append(Span(end, delta.received_until, delta.occurred_until))
-        self._persisted.append((delta.number, end, delta.received_until))
 
     def _weight(self) -> int:
         new = self._first + len(self._highs) - self._base
@@ -328,16 +383,16 @@ class IdentityIndex:
 
     def _open_delta(self) -> None:
         self._base = self._first + len(self._highs)
-        self._changed: dict[int, int] = {}
-        self._pending_changes: dict[bytes, Draft | None] = {}
-        self._open_drafts: dict[int, Draft] = {}
+        self._changed = {}
+        self._pending_changes = {}
+        self._open_drafts = {}
         self._received_from = self._received_until = self._spans[-1].received_until if self._spans else 0
         self._occurred_until = NEVER_AT
 
     def _close(self) -> None:
         """Ends the open delta, which has just been written, and opens the next."""
         end = self._first + len(self._highs)
-        self._spans.append(Span(end, self._received_until, self._occurred_until))
+        self._spans.append(Span(end, self.applied_offset, self._received_until, self._occurred_until))
         self._number += 1
         self._open_delta()
 
@@ -357,9 +412,10 @@ class IdentityIndex:
             occurred_until=self._occurred_until,
             horizon_at=self.horizon_at,
         )
-        if self._persisted and self._persisted[-1][0] == self._number:
+        if self._persisted and self._persisted[-1].number == self._number:
             self._persisted.pop()
-        self._persisted.append((self._number, self._first + len(self._highs), self._received_until))
+        end = self._first + len(self._highs)
+        self._persisted.append(_Kept(self._number, end, self.applied_offset, self._received_until))
         applied = (self.applied_offset + 1).to_bytes(APPLIED_BYTES, "big")
         return delta_key(self._number), applied + _encode(delta)
 
