@@ -8,11 +8,11 @@ origin header names.
 """
 
 from collections.abc import Container, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 from zlib import crc32
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from pipeline.core.identity import message_key
 from pipeline.core.outcomes import Forward, Outcomes, refusal_document
@@ -20,6 +20,7 @@ from pipeline.core.partitions import partition_of
 from pipeline.core.records import (
     MAX_VALUE_BYTES,
     Message,
+    Tick,
     decode_command,
     decode_message,
     milliseconds,
@@ -37,6 +38,8 @@ from pipeline.core.signing import (
 
 EARLIEST_AT = 946_684_800_000
 """2000-01-01T00:00:00Z: older instants are faults of a clock or of a unit."""
+LATEST_AT = 4_102_444_800_000
+"""2100-01-01T00:00:00Z: no instant of a record reaches it, so that columns and calendars hold all of them."""
 FUTURE_MILLISECONDS = 86_400_000
 """How far an instant may lie after the receipt; gateways' clocks are set badly at times."""
 
@@ -56,7 +59,10 @@ class Admitted(NamedTuple):
     """A record that goes on."""
 
     offset: int
+    appended_at: int
+    """When it came into this partition: the time of the log."""
     received_at: int
+    """When it first arrived: earlier, where it was forwarded."""
     key: bytes
     value: bytes
     content: Any
@@ -71,7 +77,7 @@ class Admitted(NamedTuple):
 class Origin(Struct, forbid_unknown_fields=True):
     """Where a forwarded record arrived first."""
 
-    received_at: int
+    received_at: Annotated[int, Meta(ge=EARLIEST_AT, lt=LATEST_AT)]
     partition: int
     offset: int
 
@@ -123,9 +129,11 @@ class Admission:
             return self._admit_marked(record, key, value, purpose, outcomes)
         if key not in self._own_keys and partition_of(key, self._rules.partitions) != self._partition:
             return self._forward(record, key, value, outcomes)
-        return self._admit_message(record.offset, record.timestamp, key, value)
+        return self._admit_message(record, record.timestamp, key, value)
 
-    def _admit_message(self, offset: int, received_at: int, key: bytes, value: bytes) -> Admitted | Refusal:
+    def _admit_message(
+        self, record: LogRecord, received_at: int, key: bytes, value: bytes
+    ) -> Admitted | Refusal:
         message = decode_message(value)
         if type(message) is not Message:
             return _unmarked(message, value)  # type: ignore[arg-type]
@@ -135,6 +143,8 @@ class Admission:
         occurred_at = milliseconds(message.occurred_at)
         status_at = milliseconds(message.status_at)
         latest = received_at + FUTURE_MILLISECONDS
+        if latest >= LATEST_AT:
+            return Refusal.DATE_IN_FUTURE
         if not (EARLIEST_AT <= occurred_at <= latest and EARLIEST_AT <= status_at <= latest):
             early = occurred_at < EARLIEST_AT or status_at < EARLIEST_AT
             return Refusal.DATE_TOO_EARLY if early else Refusal.DATE_IN_FUTURE
@@ -142,7 +152,19 @@ class Admission:
             f"{message.kind}\0{message.direction}\0{occurred_at}\0{message.to}\0{message.from_}".encode()
         )
         identity = message_key(tenant, message.source, message.id)
-        return _admitted((offset, received_at, key, value, message, identity, occurred_at, fingerprint))
+        return _admitted(
+            (
+                record.offset,
+                record.timestamp,
+                received_at,
+                key,
+                value,
+                message,
+                identity,
+                occurred_at,
+                fingerprint,
+            )
+        )
 
     def _admit_marked(
         self, record: LogRecord, key: bytes, value: bytes, purpose: bytes, outcomes: Outcomes
@@ -160,8 +182,8 @@ class Admission:
                 return Refusal.STRAY
             return self._forward(record, key, value, outcomes)
         if not header(envelope.headers, PURPOSE_HEADER):
-            return self._admit_message(record.offset, envelope.received_at, key, value)
-        return self._admit_command(record.offset, envelope, key, value)
+            return self._admit_message(record, envelope.received_at, key, value)
+        return self._admit_command(record, envelope, key, value)
 
     def _open(self, record: LogRecord, key: bytes, value: bytes) -> _Envelope | Refusal:
         """Takes the marks of forwarding off; they are the last three headers."""
@@ -171,9 +193,15 @@ class Admission:
             return Refusal.SIGNATURE_MISSING
         if not is_signed(self._rules.command_key, "forwarded", key, value, signature, origin):
             return Refusal.SIGNATURE_WRONG
-        return _Envelope(_decode_origin(origin).received_at, headers[:-3], is_forwarded=True)
+        try:
+            received_at = _decode_origin(origin).received_at
+        except msgspec.DecodeError:
+            return Refusal.SIGNATURE_WRONG  # Signed, but nothing that we sign.
+        return _Envelope(received_at, headers[:-3], is_forwarded=True)
 
-    def _admit_command(self, offset: int, envelope: _Envelope, key: bytes, value: bytes) -> Admitted | Refusal:
+    def _admit_command(
+        self, record: LogRecord, envelope: _Envelope, key: bytes, value: bytes
+    ) -> Admitted | Refusal:
         signature = header(envelope.headers, SIGNATURE_HEADER)
         if not signature:
             return Refusal.SIGNATURE_MISSING
@@ -185,14 +213,21 @@ class Admission:
         if key != command.tenant.encode():
             return Refusal.KEY_MISMATCH
         effective_at = milliseconds(command.effective_at)
+        received_at = envelope.received_at
         if effective_at < EARLIEST_AT:
             return Refusal.DATE_TOO_EARLY
-        return _admitted((offset, envelope.received_at, key, value, command, b"", effective_at, 0))
+        # A plan or a grant may begin when it likes; a tick says what time it is.
+        latest = received_at + FUTURE_MILLISECONDS
+        if latest >= LATEST_AT or effective_at > (latest if isinstance(command, Tick) else LATEST_AT):
+            return Refusal.DATE_IN_FUTURE
+        return _admitted(
+            (record.offset, record.timestamp, received_at, key, value, command, b"", effective_at, 0)
+        )
 
     def _forward(self, record: LogRecord, key: bytes, value: bytes, outcomes: Outcomes) -> None:
         origin = _encode_origin(Origin(record.timestamp, self._partition, record.offset))
         marks = signed_headers(self._rules.command_key, "forwarded", key, value, origin)
-        outcomes.forwards.append(Forward(key, value, [*record.headers, *marks]))
+        outcomes.forwards.append(Forward(key, value, [*(record.headers or ()), *marks]))
 
     def _refusal(self, record: LogRecord, reason: Refusal) -> dict[str, Any]:
         """A refusal naming tenant and id as far as the value can be read at all."""
@@ -222,6 +257,8 @@ def _names(value: bytes) -> tuple[str | None, str | None]:
 
 def _unmarked(reason: Refusal, value: bytes) -> Refusal:
     """The reason for a value that is no message: a command without a signature is named as what it is."""
-    if reason in (Refusal.FIELD_MISSING, Refusal.FIELD_INVALID) and not isinstance(decode_command(value), Refusal):
+    if reason in (Refusal.FIELD_MISSING, Refusal.FIELD_INVALID) and not isinstance(
+        decode_command(value), Refusal
+    ):
         return Refusal.SIGNATURE_MISSING
     return reason

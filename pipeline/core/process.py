@@ -33,7 +33,7 @@ from pipeline.core.ledger import Account, Entry
 from pipeline.core.numbering import locate
 from pipeline.core.outcomes import Outcomes, refusal_document
 from pipeline.core.rating import quantity
-from pipeline.core.records import STATUS_BITS, Message
+from pipeline.core.records import STATUS_BITS, Message, Tick
 from pipeline.core.refusals import Refusal
 from pipeline.core.rules import HOUR_MILLISECONDS, Rules
 from pipeline.core.segments import MAX_SEGMENTS, measure, measure_as
@@ -91,6 +91,7 @@ class PartitionFold:
         self.rules = rules
         self.outcomes = Outcomes()
         self.clock_at = 0
+        self._kept_until = 0
         self.identities = IdentityIndex(
             hold_milliseconds=rules.identity_milliseconds,
             limit=rules.identity_limit,
@@ -169,7 +170,7 @@ class PartitionFold:
             },
             changed_windows=changed_windows,
             changed_accounts=changed_accounts,
-            applied_offset=self.identities.applied_offset,
+            applied_offset=self.identities.folded_offset,
         )
         self._let_go()
         self._changed = {}
@@ -186,8 +187,10 @@ class PartitionFold:
         live = self._account(each.key, each.content.tenant)
         if each.offset <= live.account.applied_offset:
             return
-        self._tell_time(each.received_at)
-        live.advance(each.received_at, each.offset, self.outcomes)
+        self.clock_at = max(self.clock_at, each.appended_at)
+        # A scheduler's clock may be ahead of the broker's; what is due by its tick has to happen all the same.
+        is_tick = isinstance(each.content, Tick)
+        live.advance(max(each.appended_at, each.occurred_at) if is_tick else each.appended_at, each.offset, self.outcomes)
         apply_command(each.content, each.value, live, self.rules, self.partition, each.offset, self.outcomes)
 
     def _message(self, each: Admitted, stored: Mapping[bytes, StoredCharge]) -> None:
@@ -196,14 +199,14 @@ class PartitionFold:
         offset = each.offset
         if offset <= live.account.applied_offset:
             return
-        received_at = each.received_at
-        if received_at > self.clock_at:
-            self.clock_at = received_at
+        appended_at = each.appended_at
+        if appended_at > self.clock_at:
+            self.clock_at = appended_at
         terms = live.terms_at(each.occurred_at)
         if terms is None:
             self._refuse(each, Refusal.PLAN_MISSING)
             return
-        live.advance(received_at, offset, self.outcomes)
+        live.advance(appended_at, offset, self.outcomes)
         # Whatever becomes of the record, the account has seen it: equal applied offsets mean equal content.
         live.account.applied_offset = offset
         live.is_dirty = True
@@ -238,15 +241,15 @@ class PartitionFold:
         message: Message = each.content
         identities = self.identities
         bit = STATUS_BITS[message.status]
-        draft = identities.draft(each.identity, each.received_at) if identities.pending else None
+        draft = identities.draft(each.identity, each.appended_at) if identities.pending else None
         if draft is None:
             if bit & terms.billable_mask and not self._lacks_content(message):
                 if self._charge(each, live, terms, None):
                     identities.charge(
-                        each.identity, each.offset, bit, each.fingerprint, each.received_at, each.occurred_at
+                        each.identity, each.offset, bit, each.fingerprint, each.appended_at, each.occurred_at
                     )
                 return
-            draft = Draft(each.received_at, each.offset, each.fingerprint)
+            draft = Draft(each.appended_at, each.offset, each.fingerprint)
         elif not _agrees(draft, each):
             self._refuse(each, Refusal.IDENTITY_CONFLICT)
             return
@@ -258,26 +261,34 @@ class PartitionFold:
     def _keep_or_charge(self, draft: Draft, each: Admitted, live: LiveAccount, terms: Terms) -> None:
         message: Message = each.content
         identities = self.identities
-        for given_up in identities.keep(each.identity, draft, each.received_at):
+        for given_up in identities.keep(each.identity, draft, each.appended_at):
             if given_up.status:
-                self._give_up(given_up, each.received_at)
+                self._give_up(given_up, each.appended_at)
         if draft.status and (draft.segments or message.kind != "sms"):
             self._charge(each, live, terms, draft)
             identities.charge(
-                each.identity, each.offset, draft.statuses, each.fingerprint, each.received_at, each.occurred_at
+                each.identity,
+                each.offset,
+                draft.statuses,
+                each.fingerprint,
+                each.appended_at,
+                each.occurred_at,
+                draft,
             )
 
     def _learn(self, draft: Draft, each: Admitted, terms: Terms) -> Draft | None:
         """The draft with what this record adds; none when the record is refused or says nothing new."""
         message: Message = each.content
         bit = STATUS_BITS[message.status]
-        segments, encoding = draft.segments, draft.encoding
-        if not segments and message.kind == "sms" and not self._lacks_content(message):
+        segments, encoding, recipients = draft.segments, draft.encoding, draft.recipients
+        # The gateway's own count is preferred to ours, also when it comes later.
+        is_told_more = segments != message.segments if message.segments else not segments and message.body is not None
+        if message.kind == "sms" and is_told_more:
             encoding, segments = self._segments(message, terms)
             if segments > MAX_SEGMENTS:
                 self._refuse(each, Refusal.TOO_MANY_SEGMENTS)
                 return None
-        elif draft.statuses & bit:
+        elif draft.statuses & bit and message.recipients <= recipients:
             self._count("duplicates")
             return None
         return Draft(
@@ -292,6 +303,8 @@ class PartitionFold:
             category=draft.category or message.category,
             list=draft.list or message.list,
             campaign=draft.campaign or message.campaign,
+            # Receipts need not repeat the number, and one of a message to many stands for all of them.
+            recipients=max(recipients, message.recipients),
         )
 
     def _charge(self, each: Admitted, live: LiveAccount, terms: Terms, draft: Draft | None) -> bool:
@@ -304,17 +317,18 @@ class PartitionFold:
             if segments > MAX_SEGMENTS:
                 self._refuse(each, Refusal.TOO_MANY_SEGMENTS)
                 return False
-            status, category, listed, campaign = message.status, message.category, message.list, message.campaign
-            given_country = message.country
+            status: str = message.status
+            category, listed, campaign = message.category, message.list, message.campaign
+            given_country, recipients = message.country, message.recipients
         else:
-            encoding, segments, status, category = draft.encoding, draft.segments, draft.status, draft.category
-            listed, campaign, given_country = draft.list, draft.campaign, draft.country or None
+            encoding, segments, category, recipients = draft.encoding, draft.segments, draft.category, draft.recipients
+            status, listed, campaign, given_country = draft.status, draft.list, draft.campaign, draft.country
         # An email address belongs to no country; a domain says nothing about who pays.
         country = (given_country or "") if kind == "email" else locate(direction, message.to, message.from_, given_country)[0]
         rate = terms.plan.tariff.rate(kind, direction, country, category, occurred_at)
         if rate.is_fallback:
             self._count("unrated")
-        units = quantity(rate.per, segments, message.recipients)
+        units = quantity(rate.per, segments, recipients)
         amount = units * rate.micros
         grant_id, grant_micros, further = split = live.charge(amount, occurred_at, offset, outcomes)
         start = occurred_at - occurred_at % WINDOW_MILLISECONDS
@@ -377,9 +391,6 @@ class PartitionFold:
     def _count(self, what: str) -> None:
         self.outcomes.counts[what] += 1
 
-    def _tell_time(self, received_at: int) -> None:
-        self.clock_at = max(self.clock_at, received_at)
-
     # State.
 
     def _account(self, key: bytes, tenant: str) -> LiveAccount:
@@ -403,9 +414,11 @@ class PartitionFold:
     def _drop_windows(self) -> dict[bytes, bytes | None]:
         """Forgets windows an hour after no record can add to them any more.
 
-        The hour is for brokers whose clocks step back when a partition gets another leader.
+        By the time of the checkpoint before: from there on a crash would replay the records, and they must
+        find what they added to. The hour is for brokers whose clocks step back with another leader.
         """
-        ended_before = self.clock_at - self.rules.window_milliseconds - WINDOW_MILLISECONDS - HOUR_MILLISECONDS
+        clock_at, self._kept_until = self._kept_until, self.clock_at
+        ended_before = clock_at - self.rules.window_milliseconds - WINDOW_MILLISECONDS - HOUR_MILLISECONDS
         dropped: dict[bytes, bytes | None] = {}
         for start in [start for start in self._kept_windows if start <= ended_before]:
             dropped |= dict.fromkeys(self._kept_windows.pop(start))
@@ -462,4 +475,5 @@ def _late_entries(  # noqa: PLR0917 - the parts of an entry
             ),
         )
         for grant_id, micros in ((split[0], split[1]), *split[2].items())
+        if micros
     ]
