@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +26,9 @@ CHECKPOINT_SECONDS = 0.2
 
 
 def tell(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    # Faust's worker turns what goes to sys.stdout into log lines.
+    sys.__stdout__.write(text + "\n")
+    sys.__stdout__.flush()
 
 
 class Counter:
@@ -40,14 +42,17 @@ class Counter:
         self.values: dict[int, dict[bytes, bytes]] = defaultdict(dict)
         self.changed: dict[int, set[bytes]] = defaultdict(set)
         self.events: dict[int, list[Any]] = defaultdict(list)
-        self.paused = False
+
+    def forget(self) -> None:
+        """Let go of what was not written: a successor, or this worker again, reads it once more."""
+        for kept in (self.values, self.changed, self.events):
+            kept.clear()
 
     async def take(self, event: Any) -> None:
         chunk, partition = event.value, event.message.partition
         if chunk.generation_id != self.generation_id:
             self.generation_id = chunk.generation_id
-            for kept in (self.values, self.changed, self.events):
-                kept.clear()
+            self.forget()
         values = self.values[partition]
         for record in chunk.records:
             held = values.get(record.key) or self.table.get(partition, record.key) or bytes(16)
@@ -76,26 +81,55 @@ class Counter:
             tell(f"checkpoint {partition}")
 
 
-def delayed(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-    async def delaying(*arguments: Any, **named: Any) -> Any:
-        await asyncio.sleep(seconds)
-        return await function(*arguments, **named)
+def before_call(number: int, happening: Callable[[], None]) -> Callable[[], None]:
+    """Something that happens at the n-th time only; never when n is 0."""
+    left = [number]
 
-    return delaying
-
-
-def kill_before_apply(count: int) -> None:
-    """End as by kill -9 between the changelog's acknowledgement and the local store, at the n-th write."""
-    apply, left = RocksStore.apply, [count]
-
-    def apply_or_die(*arguments: Any) -> None:
+    def count() -> None:
         left[0] -= 1
-        if not left[0]:
-            tell("killed before apply")
-            os.kill(os.getpid(), signal.SIGKILL)
+        if left[0] == 0:
+            happening()
+
+    return count
+
+
+def kill_myself() -> None:
+    tell("killed")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def pause_myself() -> None:
+    tell("paused")
+    os.kill(os.getpid(), signal.SIGSTOP)
+    tell("woken")
+
+
+def inject(app: Any, options: argparse.Namespace) -> None:
+    """Put delays and ends of the process before calls into Faust, aiokafka and RocksDB."""
+    perform_seek = app.consumer.perform_seek
+    producer = app.producer._ensure_producer()
+    send_batch, apply = producer.send_batch, RocksStore.apply
+    before_send = before_call(options.kill_before_send, kill_myself)
+    before_apply = before_call(options.kill_before_apply, kill_myself)
+    pause_before_send = before_call(options.pause_before_send, pause_myself)
+
+    async def slow_seek() -> None:
+        await asyncio.sleep(options.seek_delay_seconds)
+        await perform_seek()
+
+    async def slow_send(*arguments: Any, **named: Any) -> Any:
+        await asyncio.sleep(options.send_delay_seconds)
+        before_send()
+        pause_before_send()
+        return await send_batch(*arguments, **named)
+
+    def late_apply(*arguments: Any) -> None:
+        before_apply()
         apply(*arguments)
 
-    RocksStore.apply = apply_or_die
+    app.consumer.perform_seek = slow_seek
+    producer.send_batch = slow_send
+    RocksStore.apply = late_apply
 
 
 def main() -> None:
@@ -107,9 +141,16 @@ def main() -> None:
     parser.add_argument("--store", default="memory")
     parser.add_argument("--seek-delay-seconds", type=float, default=0)
     parser.add_argument("--send-delay-seconds", type=float, default=0)
-    parser.add_argument("--kill-before-apply", type=int, default=0)
+    parser.add_argument("--kill-before-send", type=int, default=0, help="at the n-th batch of a write")
+    parser.add_argument("--pause-before-send", type=int, default=0, help="SIGSTOP at the n-th batch")
+    parser.add_argument("--kill-before-apply", type=int, default=0, help="at the n-th write, acknowledged")
     parser.add_argument("--watchdog-seconds", type=float, default=0)
+    parser.add_argument("--stall-seconds", type=float, default=0, help="keep the event loop busy, once")
     parser.add_argument("--unconfirmed", action="store_true", help="write without asking the group")
+    parser.add_argument("--alert-topic", help="send something there")
+    parser.add_argument("--alert-bytes", type=int, default=0)
+    parser.add_argument("--fail-at-offset", type=int, default=-1, help="the agent raises at this offset")
+    parser.add_argument("--fail-in-callback", action="store_true", help="a table's recovery callback raises")
     options = parser.parse_args()
     app = make_app(
         options.servers,
@@ -122,23 +163,38 @@ def main() -> None:
     )
     table = StateTable(app, "state", partitions=PARTITIONS)
     counter = Counter(app, table, confirms=not options.unconfirmed)
-    add_agent(app, options.topic, counter.take)
-    if options.kill_before_apply:
-        kill_before_apply(options.kill_before_apply)
+
+    async def take(event: Any) -> None:
+        if event.value.start_offset <= options.fail_at_offset <= event.value.last_offset:
+            raise LookupError("nobody expected this")
+        await counter.take(event)
+
+    add_agent(app, options.topic, take)
+
+    @app.on_partitions_revoked.connect(weak=False)
+    async def forget(*_: Any, **__: Any) -> None:
+        counter.forget()
 
     @app.task
-    async def inject_and_watch() -> None:
-        app.consumer.perform_seek = delayed(app.consumer.perform_seek, options.seek_delay_seconds)
-        producer = app.producer._ensure_producer()
-        producer.send_batch = delayed(producer.send_batch, options.send_delay_seconds)
+    async def start() -> None:
+        inject(app, options)
         if options.watchdog_seconds:
             Watchdog(asyncio.get_running_loop(), options.watchdog_seconds).start()
+        if options.alert_topic:
+            app.topic(options.alert_topic, value_serializer="raw").send_soon(value=bytes(options.alert_bytes))
+        tell("running")
+        time.sleep(options.stall_seconds)  # noqa: ASYNC251 - a loop that stands still is what is wanted
+
+    if options.fail_in_callback:
+
+        @app.tables["state"].on_recover
+        async def fail() -> None:
+            raise LookupError("nobody expected this")
 
     @app.timer(CHECKPOINT_SECONDS)
     async def checkpoint() -> None:
         await counter.checkpoint()
 
-    tell("started")
     faust.Worker(app, loglevel="WARNING", quiet=True).execute_from_commandline()
 
 

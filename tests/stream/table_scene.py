@@ -5,6 +5,7 @@ import contextlib
 import functools
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,12 @@ class Worker:
             while text not in (line := await asyncio.to_thread(self.process.stdout.readline)):
                 assert line, f"the worker has ended with code {self.process.wait()} before it said {text!r}"
         return line
+
+    async def exit_code(self, seconds: float = 60) -> int:
+        """Wait until the process has ended by itself, and give its code."""
+        async with asyncio.timeout(seconds):
+            await asyncio.to_thread(self.process.stdout.read)
+        return self.process.wait(5)
 
     def end(self, number: int) -> int:
         """Send the signal, if it still runs, and give its exit code."""
@@ -216,3 +223,12 @@ class Tables:
         """What a worker started now finds in a partition."""
         async with self.worker(name) as (_, table):
             return dict(table.items(partition))
+
+    async def counts(self, name: str) -> Counter[bytes]:
+        """What counting workers have counted, by key, as a worker started now recovers it."""
+        counts: Counter[bytes] = Counter()
+        async with self.worker(name) as (_, table):
+            for partition in range(PARTITIONS):
+                for key, content in table.items(partition):
+                    counts[key] += int.from_bytes(content[8:], "big")
+        return counts

@@ -30,15 +30,6 @@ def scene(
     return tables
 
 
-async def counted(scene: Tables, name: str) -> Counter[bytes]:
-    counts: Counter[bytes] = Counter()
-    async with scene.worker(name) as (_, table):
-        for partition in range(PARTITIONS):
-            for key, value in table.items(partition):
-                counts[key] += int.from_bytes(value[8:], "big")
-    return counts
-
-
 async def produce_slowly(scene: Tables, keys: list[bytes]) -> None:
     """Append the records over some ten seconds, so that whatever happens meanwhile falls among them."""
     for begin in range(0, len(keys), SLICE):
@@ -70,4 +61,4 @@ async def test_counts_are_exact_over_kills_stops_and_joins_with_delays(scene: Ta
         producing.cancel()
         for worker in workers:
             worker.end(signal.SIGKILL)
-    assert await counted(scene, "process-0") == Counter(keys)
+    assert await scene.counts("process-0") == Counter(keys)
