@@ -18,7 +18,8 @@ Invariants:
 - a partition whose queue is full keeps its own fetch waiting, and nothing else. Memory is bounded per
   partition by one fetch (`consumer_max_fetch_size`, compressed) and `stream_buffer_maxsize + 2` chunks.
 
-Faust settings relied on: see `transport_settings`. Upstream lines are those of the pinned versions.
+Faust settings relied on: see `transport_settings`. Line numbers alone are those of
+faust/transport/consumer.py, in the pinned version.
 """
 
 from __future__ import annotations
@@ -129,8 +130,8 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
     def on_buffer_full(self, tp: TP) -> None:
         """Do nothing for chunked topics, whose room is asked for at each poll.
 
-        Upstream (transport/consumer.py:550) takes the partition out of the active ones, forgets to put it
-        back when it is revoked meanwhile, and with none active sleeps a second (:807).
+        Upstream (transport/consumer.py:547) takes the partition out of the active ones, forgets to put it
+        back when it is revoked meanwhile, and with none active sleeps a second (:808).
         """
         if not self.is_chunked(tp):
             super().on_buffer_full(tp)
@@ -145,7 +146,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         if type(record) is not Chunk:
             return super()._to_message(tp, record)
-        # Streams skip events of another generation (streams.py `_prepare_event`), so only these are booked.
+        # Streams skip events of another generation (_cython/streams.pyx:183), so only these are booked.
         if record.generation_id == self.app.consumer_generation_id:
             self._book(tp, record)
         last = record.records[-1]
@@ -213,14 +214,14 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         return bool(super().ack(message))
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
-        """Book no gaps for chunked topics: upstream acknowledges a gap, whatever was in it (:1165)."""
+        """Book no gaps for chunked topics: upstream acknowledges a gap, whatever was in it (:1157)."""
         if not self.is_chunked(tp):
             await super()._add_gap(tp, offset_from, offset_to)
 
     def _new_offset(self, tp: TP) -> int | None:
         """Give the offset to commit: after the last chunk of the acknowledged run, in hand-out order.
 
-        Upstream (:1092) works offset by offset over sorted lists, which costs more per record than parsing
+        Upstream (:1097) works offset by offset over sorted lists, which costs more per record than parsing
         it, and is wrong by one after out-of-order acknowledgement (issue 606).
         """
         if not self.is_chunked(tp):
@@ -234,7 +235,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         return None if committable is None else committable + 1
 
     async def on_partitions_revoked(self, revoked: Iterable[TP]) -> None:
-        """Forget the book of revoked partitions, as upstream does with its own (:679)."""
+        """Forget the book of revoked partitions, as upstream does with its own (:658)."""
         for tp in revoked:
             self._forget_book(tp)
         await super().on_partitions_revoked(revoked)

@@ -97,7 +97,7 @@ class ChunkLimits:
 
 
 class ChunkCutter:
-    """Stands in for one aiokafka `PartitionRecords` inside its `FetchResult` (consumer/fetcher.py:171)."""
+    """Stands in for one aiokafka `PartitionRecords` inside its `FetchResult` (consumer/fetcher.py:168)."""
 
     def __init__(self, fetched: Any, limits: ChunkLimits, start_offset: int) -> None:
         self._fetched = fetched
@@ -109,7 +109,7 @@ class ChunkCutter:
         self.start_offset = start_offset
         """Offsets below are in earlier chunks."""
         self.next_fetch_offset: int = fetched.next_fetch_offset
-        """The name `FetchResult` reads (consumer/fetcher.py:80, :99): the position after what was cut."""
+        """The name `FetchResult` reads (consumer/fetcher.py:91, :110): the position after what was cut."""
 
     @property
     def exhausted(self) -> bool:
@@ -139,7 +139,7 @@ class ChunkCutter:
     def _open_batch(self) -> Iterator[Record] | None:
         """Go to the next batch that holds records for us; None at the end of the fetch.
 
-        Reads batches as `PartitionRecords._unpack_records` does (consumer/fetcher.py:217-282), but hands on
+        Reads batches as `PartitionRecords._unpack_records` does (consumer/fetcher.py:209), but hands on
         the parser's own records: upstream makes a dataclass and a tuple of each, twice the parser's time.
         """
         fetched = self._fetched
