@@ -193,6 +193,13 @@ class Tables:
         arguments = [self.servers, self.group, self.topic, self.directory / name, "--store", self.store]
         return Worker([sys.executable, script, *arguments, *options])
 
+    def produce_to(self, partition: int, count: int) -> None:
+        """Append records to one partition of the source topic."""
+        producer = Producer({"bootstrap.servers": self.servers})
+        for _ in range(count):
+            producer.produce(self.topic, b"", b"k", partition)
+        assert producer.flush(30) == 0
+
     def produce(self, keys: list[bytes]) -> None:
         """Append records with these keys to the source topic, in turn to its partitions."""
         producer = Producer({"bootstrap.servers": self.servers, "queue.buffering.max.messages": 1_000_000})
