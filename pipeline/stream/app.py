@@ -21,8 +21,11 @@ from pipeline.settings import Settings
 from pipeline.stream.chunks import ChunkTransport, Untouched, transport_settings
 from pipeline.stream.epochs import Meter, Tables
 from pipeline.stream.exits import ExitCode, end_process, ends_process_on_error
+from pipeline.stream.producer import BarrierProducer
 from pipeline.stream.recovery import MeterTableManager
+from pipeline.stream.sensors import SendErrorEndsProcess
 from pipeline.stream.tables import ChangelogTable, StateTable
+from pipeline.stream.watchdog import Watchdog, confirm_ownership
 from pipeline.topics import MESSAGES_RAW
 
 _log = logging.getLogger(__name__)
@@ -31,15 +34,25 @@ STOP_SECONDS = 20.0
 """How long a leaving worker may take to store its last epoch before its successor replays it instead."""
 
 
+class _Transport(ChunkTransport):
+    """Chunks in, and a producer whose flush is a barrier."""
+
+    Producer = BarrierProducer
+
+
 class MeterApp(faust.App):  # type: ignore[misc]
     """A Faust app with the meter in it."""
 
     meter: Meter
+    session_seconds: int
+    watchdog: Watchdog | None = None
     _epochs: asyncio.Task[None] | None = None
 
     async def on_started(self) -> None:
         """Starts closing epochs once tables are recovered."""
         await super().on_started()
+        self.watchdog = Watchdog(asyncio.get_running_loop(), self.session_seconds / 2)
+        self.watchdog.start()
         self._epochs = asyncio.create_task(self._close_epochs(), name="epochs")
 
     async def _close_epochs(self) -> None:
@@ -57,6 +70,8 @@ class MeterApp(faust.App):  # type: ignore[misc]
             _log.warning("the last epoch could not be stored in %.0f s; it will be replayed", STOP_SECONDS)
         if self._epochs is not None:
             self._epochs.cancel()
+        if self.watchdog is not None:
+            self.watchdog.stop()
 
 
 def make_rules(settings: Settings) -> Rules:
@@ -101,10 +116,11 @@ def make_app(settings: Settings) -> MeterApp:
         producer_max_batch_size=256 * 1024,
         producer_max_request_size=4 * 1024 * 1024,
         producer_compression_type="lz4",
-        producer_acks=-1,
         **transport_settings(),
     )
-    app.transport = ChunkTransport(app.conf.broker_consumer, app, topics=[MESSAGES_RAW])
+    app.session_seconds = settings.session_seconds
+    app.sensors.add(SendErrorEndsProcess())
+    app.transport = _Transport(app.conf.broker_consumer, app, topics=[MESSAGES_RAW])
     tables = Tables(
         identities=StateTable(app, "ids", partitions=settings.partitions),
         windows=StateTable(app, "windows", partitions=settings.partitions),
@@ -116,7 +132,7 @@ def make_app(settings: Settings) -> MeterApp:
         tables,
         connect=partial(connect, settings.clickhouse),
         producer=lambda: app.producer._ensure_producer(),  # noqa: SLF001 - Faust has no public way to its aiokafka producer
-        owns=partial(_owns, app),
+        owns=partial(confirm_ownership, app),
     )
     _declare_agent(app)
     _watch_assignment(app)
@@ -144,6 +160,3 @@ def _end_offset(app: MeterApp, partition: int) -> int | None:
     end: int | None = app.consumer.highwater(TP(MESSAGES_RAW, partition)) if app.consumer else None
     return end
 
-
-async def _owns(app: MeterApp) -> bool:
-    return not app.rebalancing

@@ -57,6 +57,7 @@ _TENANT, _ID, _OFFSET, _PARTITION, _RECEIVED, _CREDITS = (
 _LONGEST_RETRY_SECONDS = 15.0
 _Answer = TypeVar("_Answer")
 _Columns = list[list[Any]]
+_OWNERSHIP_RETRY_SECONDS = 0.5
 _NOTHING_YET = -1
 
 
@@ -326,9 +327,11 @@ class Meter:
         """Steps 3 to 5 for the partitions that are still ours."""
         for table, columns in epoch.snapshots:
             await self._insert(table, columns)
-        if not await self._owns():
-            _log.warning("checkpoint dropped: the group has given our partitions to others")
-            return
+        while not await self._owns():
+            # The folds have let go of these changes: they are written, or the partitions are lost to others.
+            if not any(self.partitions.get(owned.fold.partition) is owned for owned, _, _ in epoch.state):
+                return
+            await asyncio.sleep(_OWNERSHIP_RETRY_SECONDS)
         for owned, changes, events in epoch.state:
             partition = owned.fold.partition
             if self.partitions.get(partition) is not owned:
