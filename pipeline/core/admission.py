@@ -19,6 +19,7 @@ from pipeline.core.outcomes import Forward, Outcomes, refusal_document
 from pipeline.core.partitions import partition_of
 from pipeline.core.records import (
     MAX_VALUE_BYTES,
+    Command,
     Message,
     Tick,
     decode_command,
@@ -44,15 +45,31 @@ FUTURE_MILLISECONDS = 86_400_000
 """How far an instant may lie after the receipt; gateways' clocks are set badly at times."""
 
 
+Headers = Sequence[tuple[str, bytes]]
+
+
 class LogRecord(Protocol):
     """A record as the log hands it out."""
 
-    offset: int
-    timestamp: int
-    """The broker's append time, epoch milliseconds."""
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+    @property
+    def offset(self) -> int:
+        """Its position in the partition."""
+
+    @property
+    def timestamp(self) -> int:
+        """The broker's append time, epoch milliseconds."""
+
+    @property
+    def key(self) -> bytes | None:
+        """The tenant, as bytes."""
+
+    @property
+    def value(self) -> bytes | None:
+        """A message or a command, if it is well."""
+
+    @property
+    def headers(self) -> Headers:
+        """A name may come several times, and a value may be none."""
 
 
 class Admitted(NamedTuple):
@@ -86,7 +103,7 @@ class _Envelope(NamedTuple):
     """A record without the marks of its way here."""
 
     received_at: int
-    headers: Sequence[tuple[str, bytes]]
+    headers: Headers
     is_forwarded: bool
 
 
@@ -113,7 +130,7 @@ class Admission:
             decided = self._admit(record, outcomes)
             if type(decided) is Admitted:
                 admitted.append(decided)
-            elif decided is not None:
+            elif isinstance(decided, Refusal):
                 outcomes.refusals.append(self._refusal(record, decided))
         outcomes.counts["received"] += count
         return admitted
@@ -128,7 +145,8 @@ class Admission:
         if headers and (purpose := header(headers, PURPOSE_HEADER)):
             return self._admit_marked(record, key, value, purpose, outcomes)
         if key not in self._own_keys and partition_of(key, self._rules.partitions) != self._partition:
-            return self._forward(record, key, value, outcomes)
+            self._forward(record, key, value, outcomes)
+            return None
         return self._admit_message(record, record.timestamp, key, value)
 
     def _admit_message(
@@ -143,9 +161,7 @@ class Admission:
         occurred_at = milliseconds(message.occurred_at)
         status_at = milliseconds(message.status_at)
         latest = received_at + FUTURE_MILLISECONDS
-        if latest >= LATEST_AT:
-            return Refusal.DATE_IN_FUTURE
-        if not (EARLIEST_AT <= occurred_at <= latest and EARLIEST_AT <= status_at <= latest):
+        if not (EARLIEST_AT <= occurred_at <= latest and EARLIEST_AT <= status_at <= latest < LATEST_AT):
             early = occurred_at < EARLIEST_AT or status_at < EARLIEST_AT
             return Refusal.DATE_TOO_EARLY if early else Refusal.DATE_IN_FUTURE
         fingerprint = crc32(
@@ -180,7 +196,8 @@ class Admission:
         if key not in self._own_keys and partition_of(key, self._rules.partitions) != self._partition:
             if envelope.is_forwarded:
                 return Refusal.STRAY
-            return self._forward(record, key, value, outcomes)
+            self._forward(record, key, value, outcomes)
+            return None
         if not header(envelope.headers, PURPOSE_HEADER):
             return self._admit_message(record, envelope.received_at, key, value)
         return self._admit_command(record, envelope, key, value)
@@ -210,16 +227,11 @@ class Admission:
         command = decode_command(value)
         if isinstance(command, Refusal):
             return command
-        if key != command.tenant.encode():
-            return Refusal.KEY_MISMATCH
-        effective_at = milliseconds(command.effective_at)
         received_at = envelope.received_at
-        if effective_at < EARLIEST_AT:
-            return Refusal.DATE_TOO_EARLY
-        # A plan or a grant may begin when it likes; a tick says what time it is.
-        latest = received_at + FUTURE_MILLISECONDS
-        if latest >= LATEST_AT or effective_at > (latest if isinstance(command, Tick) else LATEST_AT):
-            return Refusal.DATE_IN_FUTURE
+        fault = _command_fault(command, key, received_at)
+        if fault is not None:
+            return fault
+        effective_at = milliseconds(command.effective_at)
         return _admitted(
             (record.offset, record.timestamp, received_at, key, value, command, b"", effective_at, 0)
         )
@@ -236,6 +248,19 @@ class Admission:
         return refusal_document(
             self._partition, record.offset, reason, value, tenant, message_id, record.timestamp
         )
+
+
+def _command_fault(command: Command, key: bytes, received_at: int) -> Refusal | None:
+    """What is wrong with a rightly signed command for this key, received at that time."""
+    if key != command.tenant.encode():
+        return Refusal.KEY_MISMATCH
+    effective_at = milliseconds(command.effective_at)
+    if effective_at < EARLIEST_AT:
+        return Refusal.DATE_TOO_EARLY
+    # A plan or a grant may begin when it likes; a tick says what time it is.
+    tomorrow = received_at + FUTURE_MILLISECONDS
+    latest = tomorrow if isinstance(command, Tick) else LATEST_AT - 1
+    return Refusal.DATE_IN_FUTURE if effective_at > latest or tomorrow >= LATEST_AT else None
 
 
 class _Names(Struct):

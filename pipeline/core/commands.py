@@ -17,7 +17,7 @@ from pipeline.core.refusals import Refusal
 from pipeline.core.rules import Rules
 
 
-def apply_command(  # noqa: PLR0917 - a command, where it came from, and what it acts on
+def apply_command(
     command: Command,
     value: bytes,
     live: LiveAccount,

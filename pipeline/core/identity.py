@@ -110,7 +110,7 @@ class _Kept(NamedTuple):
     received_until: int
 
 
-_halves: Callable[[bytes], tuple[int, int]] = Layout("<QQ").unpack  # type: ignore[assignment]
+_halves: Callable[[bytes], tuple[int, int]] = Layout("<QQ").unpack
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(IdentityDelta).decode
 

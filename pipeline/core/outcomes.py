@@ -76,7 +76,7 @@ def alert_document(tenant: str, period: Period, level: int, at: int, partition: 
     }
 
 
-def refusal_document(  # noqa: PLR0917 - the fields of the document, in its order
+def refusal_document(
     partition: int,
     offset: int,
     reason: Refusal,

@@ -122,12 +122,12 @@ class PartitionFold:
         return [
             (each.content.tenant, each.identity)
             for each in admitted
-            if each.occurred_at <= horizon_at
-            and each.identity
-            and self.identities.find(each.identity) < 0
+            if each.occurred_at <= horizon_at and each.identity and self.identities.find(each.identity) < 0
         ]
 
-    def fold(self, admitted: Sequence[Admitted], stored: Mapping[bytes, StoredCharge] = NOTHING_STORED) -> None:
+    def fold(
+        self, admitted: Sequence[Admitted], stored: Mapping[bytes, StoredCharge] = NOTHING_STORED
+    ) -> None:
         """Folds admitted records in log order; `stored` answers their `look_ups`."""
         for each in admitted:
             if each.identity:
@@ -166,7 +166,8 @@ class PartitionFold:
             },
             windows=windows,
             accounts={
-                account.tenant.encode(): _value(account.applied_offset, account) for account in changed_accounts
+                account.tenant.encode(): _value(account.applied_offset, account)
+                for account in changed_accounts
             },
             changed_windows=changed_windows,
             changed_accounts=changed_accounts,
@@ -189,8 +190,8 @@ class PartitionFold:
             return
         self.clock_at = max(self.clock_at, each.appended_at)
         # A scheduler's clock may be ahead of the broker's; what is due by its tick has to happen all the same.
-        is_tick = isinstance(each.content, Tick)
-        live.advance(max(each.appended_at, each.occurred_at) if is_tick else each.appended_at, each.offset, self.outcomes)
+        now = max(each.appended_at, each.occurred_at) if isinstance(each.content, Tick) else each.appended_at
+        live.advance(now, each.offset, self.outcomes)
         apply_command(each.content, each.value, live, self.rules, self.partition, each.offset, self.outcomes)
 
     def _message(self, each: Admitted, stored: Mapping[bytes, StoredCharge]) -> None:
@@ -282,7 +283,9 @@ class PartitionFold:
         bit = STATUS_BITS[message.status]
         segments, encoding, recipients = draft.segments, draft.encoding, draft.recipients
         # The gateway's own count is preferred to ours, also when it comes later.
-        is_told_more = segments != message.segments if message.segments else not segments and message.body is not None
+        is_told_more = (
+            segments != message.segments if message.segments else not segments and message.body is not None
+        )
         if message.kind == "sms" and is_told_more:
             encoding, segments = self._segments(message, terms)
             if segments > MAX_SEGMENTS:
@@ -321,10 +324,17 @@ class PartitionFold:
             category, listed, campaign = message.category, message.list, message.campaign
             given_country, recipients = message.country, message.recipients
         else:
-            encoding, segments, category, recipients = draft.encoding, draft.segments, draft.category, draft.recipients
+            encoding, segments, category, recipients = (
+                draft.encoding,
+                draft.segments,
+                draft.category,
+                draft.recipients,
+            )
             status, listed, campaign, given_country = draft.status, draft.list, draft.campaign, draft.country
         # An email address belongs to no country; a domain says nothing about who pays.
-        country = (given_country or "") if kind == "email" else locate(direction, message.to, message.from_, given_country)[0]
+        country = given_country or ""
+        if kind != "email" and not country:
+            country = locate(direction, message.to, message.from_, None)[0]
         rate = terms.plan.tariff.rate(kind, direction, country, category, occurred_at)
         if rate.is_fallback:
             self._count("unrated")
@@ -376,7 +386,13 @@ class PartitionFold:
     def _refuse(self, each: Admitted, reason: Refusal) -> None:
         self.outcomes.refusals.append(
             refusal_document(
-                self.partition, each.offset, reason, each.value, each.content.tenant, each.content.id, each.received_at
+                self.partition,
+                each.offset,
+                reason,
+                each.value,
+                each.content.tenant,
+                each.content.id,
+                each.received_at,
             )
         )
 
@@ -455,7 +471,7 @@ def _agrees(draft: Draft, each: Admitted) -> bool:
     )
 
 
-def _late_entries(  # noqa: PLR0917 - the parts of an entry
+def _late_entries(
     live: LiveAccount, split: Split, start: int, each: Admitted, partition: int
 ) -> list[tuple[str, Entry]]:
     """One entry per grant for a message whose window's own entry is immutable by now."""

@@ -8,10 +8,10 @@ The order is the order of the checks: a record with several faults is refused fo
 reason does not depend on how a decoder happens to work.
 """
 
-from enum import Enum
+from enum import StrEnum
 
 
-class Refusal(str, Enum):
+class Refusal(StrEnum):
     """A reason; its text is what topics, metrics and `simulate` show."""
 
     OVERSIZE = "oversize"

@@ -97,19 +97,28 @@ class Report:
                 "windows": _rows(self.windows, "window_start"),
                 "days": _rows(self.days, "local_date"),
             },
-            "alerts": sorted(self.alerts, key=lambda alert: (alert["tenant"], alert["period_start"], alert["arming"], alert["level"])),
+            "alerts": sorted(
+                self.alerts,
+                key=lambda alert: (alert["tenant"], alert["period_start"], alert["arming"], alert["level"]),
+            ),
             "results": self.results,
             "refusals": self.refusals,
             "entries": [
                 {"tenant": tenant, **msgspec.structs.asdict(entry), "amount": format_credits(entry.amount)}
-                for tenant, entry in sorted(self.entries, key=lambda item: (item[0], item[1].posted_at, item[1].entry_id))
+                for tenant, entry in sorted(
+                    self.entries, key=lambda item: (item[0], item[1].posted_at, item[1].entry_id)
+                )
             ],
             "counts": dict(sorted(self.counts.items())),
         }
 
 
 def simulate(
-    records: Iterable[FileRecord], rules: Rules, *, until: int | None = None, chunk_records: int = 2_000,
+    records: Iterable[FileRecord],
+    rules: Rules,
+    *,
+    until: int | None = None,
+    chunk_records: int = 2_000,
     checkpoint_records: int = 50_000,
 ) -> Report:
     """Folds a log. How it is cut into chunks and checkpoints changes nothing in the report.
@@ -145,7 +154,9 @@ class _Run:
     ) -> None:
         number = partition_of(key, self._rules.partitions) if key else 0
         if received_at is None:
-            raise ValueError("the log's first record says neither received_at nor when it occurred; add one of them")
+            raise ValueError(
+                "the log's first record says neither received_at nor when it occurred; add one of them"
+            )
         kept = self._partitions.get(number)
         if kept is None:
             kept = self._partitions[number] = _Kept(number, self._rules)
@@ -202,7 +213,11 @@ class _Run:
     def report(self) -> Report:
         self._keep_all()
         decode = msgspec.msgpack.Decoder(Account).decode
-        accounts = [decode(value[APPLIED_BYTES:]) for kept in self._partitions.values() for value in kept.accounts.values()]
+        accounts = [
+            decode(value[APPLIED_BYTES:])
+            for kept in self._partitions.values()
+            for value in kept.accounts.values()
+        ]
         windows, days = _sum(self._outcomes.facts)
         return Report(
             accounts={account.tenant: account for account in accounts},
@@ -224,7 +239,10 @@ def _sum(facts: Iterable[Fact]) -> tuple[dict[tuple[Any, ...], Cell], dict[tuple
     for fact in facts:
         dimensions = tuple(fact[at] for at in _DIMENSIONS)
         start = fact[_OCCURRED] - fact[_OCCURRED] % WINDOW_MILLISECONDS
-        for cell in (windows[fact[_TENANT], start, *dimensions], days[fact[_TENANT], fact[_DAY], *dimensions]):
+        for cell in (
+            windows[fact[_TENANT], start, *dimensions],
+            days[fact[_TENANT], fact[_DAY], *dimensions],
+        ):
             cell[0] += 1
             for position, at in enumerate(_SUMS, 1):
                 cell[position] += fact[at]
