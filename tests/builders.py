@@ -138,9 +138,9 @@ class Log:
         """Puts the tenant under a plan."""
         return self.command("set_plan", plan=plan() if document is None else document, **fields)
 
-    def grant(self, credits: str, **fields: Any) -> Record:
+    def grant(self, amount: str, **fields: Any) -> Record:
         """Gives credits."""
-        return self.command("grant", credits=credits, **fields)
+        return self.command("grant", credits=amount, **fields)
 
     def tick(self, at: int | None = None) -> Record:
         """Lets time pass up to `at`."""
