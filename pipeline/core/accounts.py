@@ -53,7 +53,8 @@ class LiveAccount:
 
     __slots__ = (
         "_compile", "_default", "_partition", "_slot_alert_at", "_slot_from", "_slot_grant", "_slot_id",
-        "_slot_period", "_slot_until", "account", "due_at", "is_dirty", "tenant", "terms", "windows",
+        "_slot_period", "_slot_until", "account", "changed_windows", "due_at", "is_dirty", "tenant", "terms",
+        "windows",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +69,8 @@ class LiveAccount:
         self.is_dirty = False
         self.windows: dict[int, Window] = {}
         """Windows taken up, by start."""
+        self.changed_windows: dict[int, Window] = {}
+        """Those of them that a message was added to since the last checkpoint."""
         self._partition = partition
         self._compile = compile_terms
         self._default = default

@@ -158,8 +158,11 @@ class Admission:
         tenant = message.tenant
         if key != tenant.encode():
             return Refusal.KEY_MISMATCH
-        occurred_at = milliseconds(message.occurred_at)
-        status_at = milliseconds(message.status_at)
+        occurred_at, status_at = message.occurred_at, message.status_at
+        if type(occurred_at) is not int:
+            occurred_at = milliseconds(occurred_at)
+        if type(status_at) is not int:
+            status_at = milliseconds(status_at)
         latest = received_at + FUTURE_MILLISECONDS
         if not (EARLIEST_AT <= occurred_at <= latest and EARLIEST_AT <= status_at <= latest < LATEST_AT):
             early = occurred_at < EARLIEST_AT or status_at < EARLIEST_AT

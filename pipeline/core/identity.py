@@ -221,7 +221,11 @@ class IdentityIndex:
         self._lows.append(low)
         self._words.append(offset << 16 | statuses)
         self._fingerprints.append(fingerprint)
-        self._place(low, slots)
+        table, mask = self._table, self._mask
+        at = low & mask
+        while table[at]:
+            at = (at + 1) & mask
+        table[at] = slots
         if received_at > self._received_until:
             self._received_until = received_at
         if occurred_at > self._occurred_until:
@@ -421,13 +425,6 @@ class IdentityIndex:
 
     # The open-addressing index: slot + 1, or 0 for a free place; at most two thirds full.
 
-    def _place(self, low: int, slot_number: int) -> None:
-        table, mask = self._table, self._mask
-        at = low & mask
-        while table[at]:
-            at = (at + 1) & mask
-        table[at] = slot_number
-
     def _rebuild(self) -> None:
         """Drops evicted slots and makes room for a third more."""
         if self._live:
@@ -440,8 +437,12 @@ class IdentityIndex:
     def _resize(self, size: int) -> None:
         self._table = array("I", bytes(4 * size))
         self._mask = size - 1
+        table, mask = self._table, self._mask
         for number, low in enumerate(self._lows, 1):
-            self._place(low, number)
+            at = low & mask
+            while table[at]:
+                at = (at + 1) & mask
+            table[at] = number
 
 
 def delta_key(number: int) -> bytes:

@@ -104,7 +104,8 @@ class PartitionFold:
         self._default_terms = rules.default_terms()
         self._hash_counterparty = blake2b(digest_size=8, key=rules.counterparty_key[:64]).copy
         self._accounts: dict[bytes, LiveAccount] = {}
-        self._changed: dict[tuple[bytes, int], Window] = {}
+        # A record adds to a window's value until it is this old by the account's clock; then facts are summed.
+        self._window_held_milliseconds = rules.window_milliseconds + WINDOW_MILLISECONDS
         self._kept_windows: dict[int, set[bytes]] = {}
         for key in window_keys:
             self._keep_window(key)
@@ -152,12 +153,14 @@ class PartitionFold:
         """
         self.identities.evict(self.clock_at)
         changed_accounts = [live.account for live in self._accounts.values() if live.is_dirty]
-        changed_windows = list(self._changed.values())
+        changed_windows: list[Window] = []
         windows: dict[bytes, bytes | None] = {}
-        for (key, start), window in self._changed.items():
-            kept_key = window_key(key, start)
-            windows[kept_key] = _value(window.applied_offset, window)
-            self._keep_window(kept_key)
+        for key, live in self._accounts.items():
+            for start, window in live.changed_windows.items():
+                kept_key = window_key(key, start)
+                windows[kept_key] = _value(window.applied_offset, window)
+                self._keep_window(kept_key)
+                changed_windows.append(window)
         windows |= self._drop_windows()
         changes = StateChanges(
             identities={
@@ -174,7 +177,6 @@ class PartitionFold:
             applied_offset=self.identities.folded_offset,
         )
         self._let_go()
-        self._changed = {}
         return changes
 
     @property
@@ -195,24 +197,28 @@ class PartitionFold:
         apply_command(each.content, each.value, live, self.rules, self.partition, each.offset, self.outcomes)
 
     def _message(self, each: Admitted, stored: Mapping[bytes, StoredCharge]) -> None:
-        message: Message = each.content
-        live = self._accounts.get(each.key) or self._account(each.key, message.tenant)
-        offset = each.offset
-        if offset <= live.account.applied_offset:
+        offset, appended_at, _, key, _, message, identity, occurred_at, fingerprint = each
+        live = self._accounts.get(key) or self._account(key, message.tenant)
+        account = live.account
+        if offset <= account.applied_offset:
             return
-        appended_at = each.appended_at
         if appended_at > self.clock_at:
             self.clock_at = appended_at
-        terms = live.terms_at(each.occurred_at)
-        if terms is None:
-            self._refuse(each, Refusal.PLAN_MISSING)
-            return
-        live.advance(appended_at, offset, self.outcomes)
+        terms = live.terms
+        if terms is None or not terms.effective_at <= occurred_at < terms.effective_until:
+            terms = live.terms_at(occurred_at)
+            if terms is None:
+                self._refuse(each, Refusal.PLAN_MISSING)
+                return
+        if appended_at >= live.due_at:
+            live.advance(appended_at, offset, self.outcomes)
+        elif appended_at > account.clock_at:
+            account.clock_at = appended_at
         # Whatever becomes of the record, the account has seen it: equal applied offsets mean equal content.
-        live.account.applied_offset = offset
+        account.applied_offset = offset
         live.is_dirty = True
         identities = self.identities
-        slot = identities.find(each.identity)
+        slot = identities.find(identity)
         if slot >= 0:
             if identities.charged_by(slot) == offset:
                 # A replay of the record that charged: the account has not kept it yet.
@@ -222,11 +228,12 @@ class PartitionFold:
             return
         if offset <= identities.applied_offset:
             return  # A replay of a record that did not charge.
-        known = stored.get(each.identity)
-        if known is not None and known.offset != offset:
-            same = known.fingerprint == each.fingerprint
-            self._count("duplicates") if same else self._refuse(each, Refusal.IDENTITY_CONFLICT)
-            return
+        if stored:
+            known = stored.get(identity)
+            if known is not None and known.offset != offset:
+                same = known.fingerprint == fingerprint
+                self._count("duplicates") if same else self._refuse(each, Refusal.IDENTITY_CONFLICT)
+                return
         self._first_or_pending(each, live, terms)
 
     def _further_status(self, each: Admitted, slot: int) -> None:
@@ -314,7 +321,8 @@ class PartitionFold:
         """Counts, locates, rates, folds, burns and emits one message; false when it was refused."""
         message: Message = each.content
         outcomes = self.outcomes
-        kind, direction, occurred_at, offset = message.kind, message.direction, each.occurred_at, each.offset
+        offset, _, received_at, key, _, _, identity, occurred_at, fingerprint = each
+        kind, direction = message.kind, message.direction
         if draft is None:
             encoding, segments = self._segments(message, terms) if kind == "sms" else ("", 0)
             if segments > MAX_SEGMENTS:
@@ -342,25 +350,25 @@ class PartitionFold:
         amount = units * rate.micros
         grant_id, grant_micros, further = split = live.charge(amount, occurred_at, offset, outcomes)
         start = occurred_at - occurred_at % WINDOW_MILLISECONDS
-        window = live.windows.get(start) or self._window(each.key, live, start)
-        if window.is_held(live.account.clock_at, self.rules.window_milliseconds):
+        window = live.windows.get(start) or self._window(key, live, start)
+        if start > live.account.clock_at - self._window_held_milliseconds:
             if offset > window.applied_offset:
                 window.add(offset, (kind, direction, country, category), segments, units, amount)
                 window.add_burned(split)
-                self._changed[each.key, start] = window
+                live.changed_windows[start] = window
         else:
             self._count("windows_recomputed")
             outcomes.recomputed[live.tenant, start] = offset
             outcomes.entries += _late_entries(live, split, start, each, self.partition)
-        if each.received_at - occurred_at > LATE_MILLISECONDS:
+        if received_at - occurred_at > LATE_MILLISECONDS:
             self._count("late")
         counterparty = self._hash_counterparty()
         counterparty.update((message.to if direction == "outbound" else message.from_).encode())
         outcomes.facts.append((
-            live.tenant, each.identity, message.id, message.source, kind, direction, status, country, category,
-            listed, campaign, encoding, occurred_at, each.received_at, local_day(occurred_at, terms.plan.zone),
+            live.tenant, identity, message.id, message.source, kind, direction, status, country, category,
+            listed, campaign, encoding, occurred_at, received_at, local_day(occurred_at, terms.plan.zone),
             segments, units, rate.micros, amount, rate.version, int.from_bytes(counterparty.digest(), "little"),
-            grant_id, grant_micros, further, each.fingerprint, self.partition, offset,
+            grant_id, grant_micros, further, fingerprint, self.partition, offset,
         ))  # fmt: skip
         return True
 
@@ -447,10 +455,9 @@ class PartitionFold:
         """
         for key in [key for key, live in self._accounts.items() if not live.is_dirty]:
             del self._accounts[key]
-        for key, live in self._accounts.items():
+        for live in self._accounts.values():
             live.is_dirty = False
-            for start in [start for start in live.windows if (key, start) not in self._changed]:
-                del live.windows[start]
+            live.windows, live.changed_windows = live.changed_windows, {}
 
 
 def _value(applied_offset: int, state: Account | Window) -> bytes:
@@ -459,15 +466,15 @@ def _value(applied_offset: int, state: Account | Window) -> bytes:
 
 def _agrees(draft: Draft, each: Admitted) -> bool:
     """Whether a record says nothing else of the message than the records before it."""
+    if draft.fingerprint != each.fingerprint:
+        return False
     message: Message = each.content
-    return draft.fingerprint == each.fingerprint and all(
-        not known or not said or known == said
-        for known, said in (
-            (draft.country, message.country),
-            (draft.category, message.category),
-            (draft.list, message.list),
-            (draft.campaign, message.campaign),
-        )
+    # Nearly every receipt says nothing of these, so each is asked for before it is compared.
+    return not (
+        (message.country and draft.country and message.country != draft.country)
+        or (message.category and draft.category and message.category != draft.category)
+        or (message.list and draft.list and message.list != draft.list)
+        or (message.campaign and draft.campaign and message.campaign != draft.campaign)
     )
 
 

@@ -30,10 +30,6 @@ class Window(Struct, array_like=True):
     burned: dict[str, int] = {}
     """By grant id (empty: uncovered): micro-credits."""
 
-    def is_held(self, clock_at: int, hold_milliseconds: int) -> bool:
-        """Whether records still add to this value; afterwards the window is computed from the stored rows."""
-        return self.start + WINDOW_MILLISECONDS + hold_milliseconds > clock_at
-
     def add(
         self, offset: int, dimensions: Dimensions, segments: int, quantity: int, credits_micros: int
     ) -> None:
