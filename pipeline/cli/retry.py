@@ -1,0 +1,246 @@
+"""`msgmeter retry`: takes records up again that were refused for a reason that may have passed.
+
+Reads the positions in `messages.refused`, fetches the records themselves from `messages.raw`, and appends each
+once more, signed as forwarded by us with where and when it arrived first: it is judged as if it came then. The
+refusal stays on record. Doing this twice does no harm, since a message is charged once per identity; equal
+records are sent once per run, so the refusals of a retry that came too early do not multiply.
+
+Never judges a record itself: one that would be refused again is refused again. A record that retention has
+removed, or that is not what the refusal describes, is counted and left alone.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, NamedTuple, Self
+
+import click
+import msgspec
+import orjson
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as KafkaMessage
+
+from pipeline.core.admission import Origin
+from pipeline.core.partitions import partition_of
+from pipeline.core.refusals import Refusal
+from pipeline.core.signing import ORIGIN_HEADER, PURPOSE_HEADER, header, signed_headers
+from pipeline.errors import Permanent, Transient
+from pipeline.logfile import LogRecord
+from pipeline.sending import LogSender
+from pipeline.settings import Settings, load_settings
+from pipeline.topics import MESSAGES_RAW, MESSAGES_REFUSED
+
+_RETRYABLE = [reason.value for reason in Refusal if reason.retryable]
+_POLL_SECONDS = 1.0
+_SILENT_SECONDS = 30.0
+_BATCH_RECORDS = 1_000
+_SEEK_RECORDS = 5_000
+"""Reading over this many records is cheaper than a new fetch; further apart, the reader jumps."""
+_MARKS = 3
+"""Headers of a forwarded record that are ours: purpose, origin and signature, always the last."""
+
+Positions = Mapping[int, Mapping[int, str]]
+"""By partition and offset: the digest of the record's value."""
+
+
+@click.command()
+@click.option("--tenant", help="Only this tenant's records.")
+@click.option(
+    "--reason",
+    type=click.Choice(_RETRYABLE),
+    default=_RETRYABLE[0],
+    show_default=True,
+    help="Why they were refused.",
+)
+@click.option("--dry-run", is_flag=True, help="Count, and send nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Counts as one JSON object.")
+def retry(tenant: str | None, reason: str, dry_run: bool, as_json: bool) -> None:
+    """Send refused records again, once the reason has passed.
+
+    After `plan set` for a tenant that had none: the plan must be in force when the messages occurred, so give
+    it an --effective-at before the first of them.
+    """
+    settings = load_settings()
+    counts = Counter(dict.fromkeys(("refused", "sent", "gone", "refused_by_broker"), 0))
+    positions = _refused_positions(settings, tenant, reason)
+    counts["refused"] = sum(map(len, positions.values()))
+    sender = LogSender(settings)
+    secret = settings.command_key.encode()
+    for message, digest in _raw_records(settings, positions, counts):
+        if blake2b(message.value() or b"", digest_size=16).hexdigest() != digest:
+            counts["gone"] += 1
+        elif not dry_run:
+            sender.send(_forwarded(message, secret))
+    sender.flush()
+    counts["refused_by_broker"] = sender.refused_count
+    counts["sent"] = sender.sent_count - sender.refused_count
+    for text in sender.errors:
+        click.echo(f"not taken: {text}", err=True)
+    _show(counts, as_json=as_json)
+    if sender.refused_count:
+        sys.exit(1)
+
+
+class _Refused(NamedTuple):
+    """What of a refusal is needed."""
+
+    partition: int
+    offset: int
+    digest: str
+
+
+def _refused_positions(settings: Settings, tenant: str | None, reason: str) -> Positions:
+    """Where the refused records are, each different value of a tenant once, at its first position."""
+    first: dict[tuple[str, str], _Refused] = {}
+    for document in _documents(settings, tenant):
+        if document["reason"] != reason or (tenant is not None and document["tenant"] != tenant):
+            continue
+        found = _Refused(document["partition"], document["offset"], document["digest"])
+        key = (document["tenant"], found.digest)
+        first[key] = min(first.get(key, found), found)
+    positions: dict[int, dict[int, str]] = {}
+    for refused in sorted(first.values()):
+        positions.setdefault(refused.partition, {})[refused.offset] = refused.digest
+    return positions
+
+
+def _documents(settings: Settings, tenant: str | None) -> Iterator[dict[str, Any]]:
+    """Every refusal up to now; of one tenant's partition only where a tenant is asked for."""
+    with _Reader(settings, MESSAGES_REFUSED) as reader:
+        numbers: Sequence[int] = range(reader.partitions)
+        if tenant is not None:
+            numbers = [partition_of(tenant.encode(), reader.partitions)]
+        for number in numbers:
+            low, high = reader.bounds(number)
+            for message in reader.read(number, low, high):
+                yield orjson.loads(message.value())
+
+
+def _raw_records(
+    settings: Settings, positions: Positions, counts: Counter[str]
+) -> Iterator[tuple[KafkaMessage, str]]:
+    """The records at these positions with their digests, in the order of each partition's log."""
+    if not positions:
+        return
+    with _Reader(settings, MESSAGES_RAW) as reader:
+        for number, digests in positions.items():
+            low, high = reader.bounds(number)
+            there = sorted(offset for offset in digests if low <= offset < high)
+            counts["gone"] += len(digests) - len(there)
+            for start, end in _stretches(there):
+                for message in reader.read(number, start, end):
+                    if message.offset() in digests:
+                        yield message, digests[message.offset()]
+
+
+def _stretches(offsets: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The spans [start, end) to be read in one go, so that all of the ascending `offsets` lie in one."""
+    start = 0
+    for index, offset in enumerate(offsets):
+        if index + 1 == len(offsets) or offsets[index + 1] - offset > _SEEK_RECORDS:
+            yield offsets[start], offset + 1
+            start = index + 1
+
+
+def _forwarded(message: KafkaMessage, secret: bytes) -> LogRecord:
+    """The record as we forward it, with the position and time of its first arrival."""
+    key, value = message.key() or b"", message.value() or b""
+    headers = [(name, content or b"") for name, content in message.headers() or []]
+    origin = header(headers, ORIGIN_HEADER)
+    if origin and header(headers, PURPOSE_HEADER) == b"forwarded":
+        # Forwarded before: what it was then is under those marks.
+        headers = headers[:-_MARKS]
+    else:
+        place = Origin(message.timestamp()[1], message.partition(), message.offset())
+        origin = msgspec.json.encode(place)
+    return LogRecord(key, value, [*headers, *signed_headers(secret, "forwarded", key, value, origin)])
+
+
+class _Reader:
+    """Reads spans of one topic's partitions, outside of any group."""
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        """Raise Transient where no broker answers and Permanent where the topic does not exist."""
+        self._topic = topic
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": settings.kafka,
+                # A group is never joined, but the client wants a name.
+                "group.id": f"{settings.application}-command-line",
+                "enable.auto.commit": False,
+                # Retention and aborted records leave holes; the end of the log ends a span too.
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+                "log_level": 2,
+            }
+        )
+        try:
+            found = self._consumer.list_topics(topic, timeout=10).topics[topic]
+        except KafkaException as error:
+            raise _away(settings.kafka, error) from error
+        if found.error is not None or not found.partitions:
+            raise Permanent(f"Topic {topic} does not exist at {settings.kafka}: run `msgmeter migrate`")
+        self.partitions = len(found.partitions)
+        self._kafka = settings.kafka
+
+    def bounds(self, partition: int) -> tuple[int, int]:
+        """The first offset that is still there, and the one after the last."""
+        try:
+            low, high = self._consumer.get_watermark_offsets(
+                TopicPartition(self._topic, partition), timeout=10
+            )
+        except KafkaException as error:
+            raise _away(self._kafka, error) from error
+        return low, high
+
+    def read(self, partition: int, start: int, end: int) -> Iterator[KafkaMessage]:
+        """The records at offsets `[start, end)`, in order."""
+        if start >= end:
+            return
+        self._consumer.assign([TopicPartition(self._topic, partition, start)])
+        silent_seconds = 0.0
+        while True:
+            messages = self._consumer.consume(_BATCH_RECORDS, _POLL_SECONDS)
+            silent_seconds = 0.0 if messages else silent_seconds + _POLL_SECONDS
+            if silent_seconds >= _SILENT_SECONDS:
+                raise Transient(
+                    f"{self._topic} could not be read: the broker is silent", retry_after_seconds=5.0
+                )
+            for message in messages:
+                error = message.error()
+                if error is not None:
+                    if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the name it has
+                        return
+                    continue
+                if message.offset() >= end:
+                    return
+                yield message
+                if message.offset() == end - 1:
+                    return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+
+def _away(kafka: str, error: KafkaException) -> Transient:
+    return Transient(f"No broker answers at {kafka}: {error.args[0].str()}", retry_after_seconds=5.0)
+
+
+def _show(counts: Mapping[str, int], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(orjson.dumps(counts))
+        return
+    for name, count in counts.items():
+        click.echo(f"{count:>12,}  {_MEANINGS[name]}")
+
+
+_MEANINGS = {
+    "refused": "refused records found, equal ones counted once",
+    "sent": "sent again",
+    "gone": "no longer in the log",
+    "refused_by_broker": "not taken by the broker",
+}
