@@ -9,18 +9,21 @@ BIN := $(VENV)/bin
 SOURCES := pipeline tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench clean
+.PHONY: help run test test-long check format bench clean
 # An install that failed half-way must not count as done.
 .DELETE_ON_ERROR:
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 14
 
 run: $(VENV)/installed-embedded ## Start broker, ClickHouse, worker and a sample gateway; watch them; Ctrl-C stops
 	@exec $(BIN)/msgmeter up $(ARGUMENTS)
 
 test: $(VENV)/installed-dev ## Run every test, on a real broker and a real ClickHouse engine
 	$(BIN)/pytest $(ARGUMENTS)
+
+test-long: $(VENV)/installed-dev ## A million messages and five kills against the simulation (minutes)
+	AGREEMENT_RECORDS=1000000 AGREEMENT_TENANTS=10000 $(BIN)/pytest -s tests/e2e/test_agreement.py $(ARGUMENTS)
 
 check: $(VENV)/installed-dev ## Format, lint, types and the tests that start nothing
 	$(BIN)/ruff format --check $(SOURCES)

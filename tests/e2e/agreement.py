@@ -47,7 +47,8 @@ class Totals:
 
 def _sample(mine: Any, theirs: Any) -> str:
     if isinstance(mine, set):
-        return f"{len(mine - theirs)} missing {sorted(mine - theirs)[:3]}, {len(theirs - mine)} more {sorted(theirs - mine)[:3]}"
+        more, missing = sorted(mine - theirs), sorted(theirs - mine)
+        return f"{len(more)} too many {more[:3]}, {len(missing)} missing {missing[:3]}"
     keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
     return f"{len(keys)} differ, such as {[(key, mine.get(key), theirs.get(key)) for key in keys[:3]]}"
 
@@ -89,7 +90,10 @@ def running(kafka: str, clickhouse_url: str) -> Totals:
     def rows(statement: str) -> list[tuple[Any, ...]]:
         return list(client.query(statement).result_rows)
 
-    refusals = {(each["partition"], each["offset"], each["reason"]) for each in read_documents(kafka, "messages.refused")}
+    refusals = {
+        (each["partition"], each["offset"], each["reason"])
+        for each in read_documents(kafka, "messages.refused")
+    }
     return Totals(
         facts={
             tuple(row[:4]): tuple(row[4:])
@@ -109,7 +113,8 @@ def running(kafka: str, clickhouse_url: str) -> Totals:
         refusals=Counter(reason for _, _, reason in refusals),
         alerts={_alert(alert) for alert in read_documents(kafka, "usage.alerts")},
         results={
-            each["command_id"]: (each["outcome"], each["reason"]) for each in read_documents(kafka, "account.results")
+            each["command_id"]: (each["outcome"], each["reason"])
+            for each in read_documents(kafka, "account.results")
         },
         balances={
             row[0]: tuple(row[1:])
@@ -126,7 +131,12 @@ def _alert(alert: dict[str, Any]) -> tuple[Any, ...]:
 def read_documents(kafka: str, topic: str) -> list[dict[str, Any]]:
     """Every document of a topic, from its beginning to its present end."""
     consumer = Consumer(
-        {"bootstrap.servers": kafka, "group.id": "agreement", "enable.auto.commit": False, "enable.partition.eof": True}
+        {
+            "bootstrap.servers": kafka,
+            "group.id": "agreement",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+        }
     )
     partitions = consumer.list_topics(topic, 30).topics[topic].partitions
     consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
@@ -144,7 +154,9 @@ def read_documents(kafka: str, topic: str) -> list[dict[str, Any]]:
 def uncommitted(kafka: str, group: str, topic: str = "messages.raw") -> int:
     """How many records of a topic a group has not committed."""
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": group, "enable.auto.commit": False})
-    partitions = [TopicPartition(topic, number) for number in consumer.list_topics(topic, 30).topics[topic].partitions]
+    partitions = [
+        TopicPartition(topic, number) for number in consumer.list_topics(topic, 30).topics[topic].partitions
+    ]
     behind = 0
     for committed in consumer.committed(partitions, 30):
         low, high = consumer.get_watermark_offsets(committed, 30)

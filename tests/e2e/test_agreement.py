@@ -1,0 +1,92 @@
+# ruff: noqa: T201 - the seed and the figures of a run are shown when it fails, or with -s.
+"""What the meter says of a log is what `simulate` says of it, however often the worker is killed on the way.
+
+The size follows the environment, so that `make test-long` runs the same test over a million records:
+AGREEMENT_RECORDS, AGREEMENT_TENANTS, and AGREEMENT_SEED to repeat a run.
+"""
+
+import os
+import time
+from itertools import islice
+from random import Random
+
+import pytest
+
+from pipeline.logfile import LogRecord, read_log, write_log
+from pipeline.traffic import Traffic, TrafficGenerator
+from tests.e2e.conftest import MakeSystem
+from tests.e2e.system import System
+
+KILLS = 5
+RECORDS = int(os.environ.get("AGREEMENT_RECORDS", "60000"))
+TENANTS = int(os.environ.get("AGREEMENT_TENANTS", "600"))
+SEED = int(os.environ.get("AGREEMENT_SEED", str(Random().getrandbits(32))))
+
+
+def written_log(system: System, records: int, tenants: int, seed: int) -> list[LogRecord]:
+    """A log file of the kind the issue of trust is about, as it is read from disk; it ends now."""
+    span_milliseconds = 120_000
+    traffic = Traffic(
+        start_at=time.time_ns() // 1_000_000 - span_milliseconds,
+        seed=seed,
+        messages=records,
+        tenants=tenants,
+        records_per_second=max(1, records * 1000 // span_milliseconds),
+        duplicates=0.02,
+        late=0.01,
+        malformed=0.005,
+        purchases=0.001,
+    )
+    path = system.directory / "log.jsonl"
+    write_log(path, TrafficGenerator(traffic))
+    return list(read_log(path))
+
+
+def meter_with_kills(system: System, log: list[LogRecord], random: Random, kills: int) -> None:
+    """Sends the log in as many pieces as the worker has lives, each of which but the last ends with kill -9."""
+    records = iter(log)
+    piece_length = -(-len(log) // (kills + 1))
+    worker = system.worker()
+    gateway = None
+    for life in range(kills + 1):
+        worker.start()
+        if gateway is not None:
+            gateway.join()
+        # Before the worker is there a part of the piece waits for it, the rest comes while it works.
+        gateway = system.gateway(list(islice(records, piece_length)), records_per_second=piece_length / 8)
+        worker.await_work()
+        if life < kills:
+            time.sleep(random.uniform(0, 1.5))
+            worker.kill()
+            print(f"killed: {system.uncommitted()} of what was sent were not committed")
+    gateway.join()
+    system.await_all_committed()
+
+
+@pytest.mark.timeout(300 + RECORDS // 500)
+def test_totals_are_those_of_the_simulation_although_the_worker_is_killed_five_times(make_system: MakeSystem):
+    random = Random(SEED)
+    system = make_system(partitions=32 if RECORDS > 500_000 else 8)
+    began = time.monotonic()
+    log = written_log(system, RECORDS, TENANTS, SEED)
+    print(
+        f"seed {SEED}: {len(log)} records of {TENANTS} tenants, written in {time.monotonic() - began:.0f} s"
+    )
+
+    began = time.monotonic()
+    meter_with_kills(system, log, random, KILLS)
+    print(f"metered in {time.monotonic() - began:.0f} s")
+
+    began = time.monotonic()
+    expected = system.simulated(log)
+    print(f"simulated in {time.monotonic() - began:.0f} s")
+    totals = system.totals()
+    print(
+        f"{len(totals.identities)} messages, {len(totals.windows)} rows of windows, {len(totals.alerts)} alerts"
+    )
+    print(f"refusals: {dict(totals.refusals)}, results: {len(totals.results)}")
+    assert totals.differences(expected) == [], f"AGREEMENT_SEED={SEED}"
+    # The log has what it must have for this to mean anything.
+    assert len(totals.refusals) > 5
+    assert len(totals.alerts) > TENANTS / 10
+    assert len(totals.identities) > RECORDS / 4

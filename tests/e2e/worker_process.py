@@ -1,0 +1,136 @@
+"""A worker as production runs it: a process of its own, which a test may kill, pause, stop and look at.
+
+Takes an environment; gives metrics, memory and the log. Every wait is for a condition, and ends with the log's
+tail when the worker has died or the deadline has passed.
+"""
+
+import os
+import re
+import signal
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pipeline.embedded.owned import OwnedProcess
+
+_POLL_SECONDS = 0.1
+_METRICS_ADDRESS = re.compile(r"metrics on (http://\S+)")
+_READY = "worker ready:"
+
+
+class WorkerProcess:
+    """`python -m pipeline worker`; started, killed and started again under the same name and directory."""
+
+    def __init__(self, name: str, directory: Path, environment: Mapping[str, str]) -> None:
+        self.name = name
+        self._process = OwnedProcess(
+            name, [sys.executable, "-m", "pipeline", "worker"], directory / f"{name}.log", environment
+        )
+        self._life_begins = 0
+
+    def start(self) -> "WorkerProcess":
+        """Starts it; returns at once."""
+        log = self._process.log_path
+        self._life_begins = log.stat().st_size if log.exists() else 0
+        self._process.start()
+        return self
+
+    def kill(self) -> None:
+        """`kill -9`; returns when it is gone."""
+        self._process.kill()
+
+    def stop(self, deadline_seconds: float = 60) -> int:
+        """SIGTERM; gives the exit code, and fails where it does not end by itself."""
+        self._signal(signal.SIGTERM)
+        code = self._process.wait(deadline_seconds)
+        assert code is not None, f"{self.name} did not stop in {deadline_seconds} s\n{self.log_tail()}"
+        return code
+
+    def pause(self) -> None:
+        """SIGSTOP: the process stands still, as on a frozen machine."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    def wait(self, deadline_seconds: float = 60) -> int | None:
+        """The exit code once it has ended; none when it still runs at the deadline."""
+        return self._process.wait(deadline_seconds)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process.running
+
+    @property
+    def exit_code(self) -> int | None:
+        """Negative for a signal."""
+        return self._process.exit_code
+
+    def log(self) -> str:
+        """What the present life has logged."""
+        path = self._process.log_path
+        if not path.exists():
+            return ""
+        with path.open("rb") as log:
+            log.seek(self._life_begins)
+            return log.read().decode("utf-8", "replace")
+
+    def log_tail(self) -> str:
+        """The end of the log, for people."""
+        return self._process.log_tail()
+
+    def metrics(self) -> dict[str, float]:
+        """All metrics by their full names with labels; nothing before they are served."""
+        found = _METRICS_ADDRESS.search(self.log())
+        if found is None:
+            return {}
+        try:
+            with urllib.request.urlopen(found[1], timeout=10) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:
+            return {}
+        return {
+            name: float(value)
+            for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        }
+
+    def metric(self, name: str) -> float:
+        """One metric without labels; 0 where there is none yet."""
+        return self.metrics().get(f"msgmeter_{name}", 0.0)
+
+    def memory_bytes(self) -> int:
+        """Resident memory."""
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def rebalances(self) -> int:
+        """How often partitions were assigned to the present life."""
+        return self.log().count(_READY)
+
+    def await_ready(self, deadline_seconds: float = 120) -> None:
+        """Returns when partitions were assigned and tables are recovered."""
+        self.await_condition(lambda: self.rebalances() > 0, "was ready", deadline_seconds)
+
+    def await_work(self, deadline_seconds: float = 120) -> None:
+        """Returns when the present life has folded a first chunk."""
+        self.await_condition(lambda: self.metric("partitions_owned") > 0, "took a chunk", deadline_seconds)
+
+    def await_condition(self, holds: Callable[[], object], what: str, deadline_seconds: float = 120) -> None:
+        """Returns when `holds()`; fails when the worker has died or the deadline has passed."""
+        deadline = time.monotonic() + deadline_seconds
+        while not holds():
+            assert self.is_running, (
+                f"{self.name} ended with {self.exit_code} before it {what}\n{self.log_tail()}"
+            )
+            assert time.monotonic() < deadline, (
+                f"{self.name}: not {what} in {deadline_seconds} s\n{self.log_tail()}"
+            )
+            time.sleep(_POLL_SECONDS)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
