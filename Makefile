@@ -14,7 +14,7 @@ SOURCES := pipeline tests benchmarks
 .DELETE_ON_ERROR:
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 run: $(VENV)/installed-embedded ## Start broker, ClickHouse, worker and a sample gateway; watch them; Ctrl-C stops
 	@exec $(BIN)/msgmeter up $(ARGUMENTS)
