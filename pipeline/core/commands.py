@@ -8,6 +8,7 @@ effect, with another content it is refused. A refused command changes nothing.
 from hashlib import blake2b
 
 from pipeline.core.accounts import LiveAccount
+from pipeline.core.admission import LATEST_AT
 from pipeline.core.amounts import format_credits, parse_credits
 from pipeline.core.ledger import FOREVER_AT, MAX_ANSWERS, MAX_PLANS, Answer, Grant, PlanInForce
 from pipeline.core.outcomes import Document, Outcomes
@@ -15,6 +16,9 @@ from pipeline.core.plans import encode_plan
 from pipeline.core.records import Command, GrantCredits, SetPlan, milliseconds
 from pipeline.core.refusals import Refusal
 from pipeline.core.rules import Rules
+
+MAX_BALANCE_MICROS = 10**18
+"""What no grant may bring a balance above, so that sums of it stay within 64 bits."""
 
 
 def apply_command(
@@ -63,10 +67,14 @@ def _set_plan(
         return Refusal.PLAN_INVALID
     account = live.account
     effective_at = milliseconds(command.effective_at)
-    account.plans = [plan for plan in account.plans if plan.effective_at != effective_at]
-    account.plans.append(PlanInForce(effective_at, document))
-    account.plans.sort(key=lambda plan: plan.effective_at)
-    del account.plans[:-MAX_PLANS]
+    plans = [plan for plan in account.plans if plan.effective_at != effective_at]
+    plans.append(PlanInForce(effective_at, document))
+    plans.sort(key=lambda plan: plan.effective_at)
+    while len(plans) > MAX_PLANS and plans[1].effective_at <= account.clock_at:
+        del plans[0]
+    if len(plans) > MAX_PLANS:
+        return Refusal.PLAN_INVALID
+    account.plans = plans
     live.plans_changed()
     live.advance(account.clock_at, offset, outcomes, command.id)
     return None
@@ -77,14 +85,19 @@ def _grant(command: GrantCredits, live: LiveAccount, offset: int, outcomes: Outc
         amount = parse_credits(command.credits)
     except ValueError:
         return Refusal.AMOUNT_INVALID
-    if amount <= 0:
+    if not 0 < amount <= MAX_BALANCE_MICROS - live.account.balance:
         return Refusal.AMOUNT_INVALID
     starts_at = milliseconds(command.effective_at)
     expires_at = FOREVER_AT if command.expires_at is None else milliseconds(command.expires_at)
-    if expires_at <= max(starts_at, live.account.clock_at):
+    ends = expires_at < LATEST_AT or command.expires_at is None
+    if not ends or expires_at <= max(starts_at, live.account.clock_at):
         return Refusal.EXPIRY_INVALID
+    grant_id = f"{command.kind}:{command.id}"
+    # Answers are forgotten in time; a repetition must not double the grant even then.
+    if any(held.id == grant_id for held in live.account.grants):
+        return Refusal.COMMAND_CONFLICT
     grant = Grant(
-        id=f"{command.kind}:{command.id}",
+        id=grant_id,
         kind=command.kind,
         amount=amount,
         remaining=amount,
