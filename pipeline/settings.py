@@ -10,10 +10,18 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pipeline.data import plan_names
 from pipeline.errors import MsgmeterError
 
 DEVELOPMENT_KEY = "development-only"
 """The value of both keys where none is set, so that a first look needs no setting up; `worker` warns about it."""
+
+
+_STATE_DIRECTORY = Path("var/worker")
+_SHORTEST_KEY = 16
+_LARGEST_PORT = 65_535
+_SESSION_SECONDS = range(6, 301)
+"""Kafka's own lower bound, and an upper one after which a dead worker's partitions would wait for too long."""
 
 
 class SettingsError(MsgmeterError):
@@ -34,21 +42,27 @@ class Settings:
     )
     command_key: str = _setting(DEVELOPMENT_KEY, "signs commands; 16 characters or more", secret=True)
     counterparty_key: str = _setting(
-        DEVELOPMENT_KEY, "keys the hash under which counterparties are stored; 16 characters or more", secret=True
+        DEVELOPMENT_KEY,
+        "keys the hash under which counterparties are stored; 16 characters or more",
+        secret=True,
     )
-    application: str = _setting("msgmeter-v1", "consumer group and prefix of state topics; a state version is in it")
+    application: str = _setting(
+        "msgmeter-v1", "consumer group and prefix of state topics; a state version is in it"
+    )
     partitions: int = _setting(32, "partitions of messages.raw; chosen once")
     replication: int = _setting(1, "replicas of each topic")
     default_plan: str = _setting("", "plan preset for tenants without a plan; empty: such messages wait")
     store: str = _setting("memory", "where tables live in a worker: memory or rocksdb")
-    state_directory: Path = _setting(Path("var/worker"), "the worker's local files")
-    metrics_port: int = _setting(9464, "port of /metrics on all loopback addresses; 0: any free port")
+    state_directory: Path = _setting(_STATE_DIRECTORY, "the worker's local files")  # noqa: RUF009 - a Path never changes
+    metrics_port: int = _setting(9464, "port of /metrics on 127.0.0.1; 0: any free port")
     epoch_rows: int = _setting(50_000, "rows after which an epoch closes")
     epoch_milliseconds: int = _setting(1_000, "time after which an epoch with rows closes")
     checkpoint_rows: int = _setting(500_000, "rows after which state is written and offsets are committed")
     checkpoint_milliseconds: int = _setting(10_000, "the same, as time")
     session_seconds: int = _setting(15, "a worker silent for this long loses its partitions")
-    outage_minutes: int = _setting(360, "longest ClickHouse outage during which a worker keeps its partitions")
+    outage_minutes: int = _setting(
+        360, "longest ClickHouse outage during which a worker keeps its partitions"
+    )
     identity_hours: int = _setting(24, "how long a charged identity is held in memory")
     identity_limit: int = _setting(20_000_000, "how many of them over all partitions")
     pending_hours: int = _setting(72, "how long a message without a billable status is waited for")
@@ -62,32 +76,56 @@ class Settings:
             raise SettingsError("Settings cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
 
     def _faults(self) -> list[tuple[str, bool]]:
+        """(what a value must be, whether it is not) of every rule."""
         positive = [
             (f"MSGMETER_{name.upper()} must be at least 1, not {getattr(self, name)}", getattr(self, name) < 1)
             for name in (
                 "partitions", "replication", "epoch_rows", "epoch_milliseconds", "checkpoint_rows",
-                "checkpoint_milliseconds", "outage_minutes", "identity_hours", "pending_limit", "window_hours",
+                "checkpoint_milliseconds", "outage_minutes", "identity_hours", "window_hours",
             )
         ]  # fmt: skip
+        keys = (self.command_key, self.counterparty_key)
+        presets = plan_names()
+        # Each partition holds its share of these two.
+        per_partition = [
+            (
+                f"MSGMETER_{name.upper()} must be at least MSGMETER_PARTITIONS",
+                getattr(self, name) < self.partitions,
+            )
+            for name in ("identity_limit", "pending_limit")
+        ]
         return [
             *positive,
+            *per_partition,
             ("MSGMETER_STORE must be memory or rocksdb", self.store not in ("memory", "rocksdb")),
             (
                 "MSGMETER_CLICKHOUSE must start with http:// or https://",
                 not self.clickhouse.startswith(("http://", "https://")),
             ),
             (
-                "MSGMETER_COMMAND_KEY and MSGMETER_COUNTERPARTY_KEY need 16 characters or more",
-                min(len(self.command_key), len(self.counterparty_key)) < 16,
+                f"MSGMETER_COMMAND_KEY and MSGMETER_COUNTERPARTY_KEY need {_SHORTEST_KEY} characters or more",
+                min(map(len, keys)) < _SHORTEST_KEY,
             ),
-            ("MSGMETER_METRICS_PORT must be 0 to 65535", not 0 <= self.metrics_port <= 65535),
-            ("MSGMETER_SESSION_SECONDS must be 6 to 300", not 6 <= self.session_seconds <= 300),
-            ("MSGMETER_PENDING_HOURS must be at least MSGMETER_IDENTITY_HOURS", self.pending_hours < self.identity_hours),
-            ("MSGMETER_CHECKPOINT_ROWS must be at least MSGMETER_EPOCH_ROWS", self.checkpoint_rows < self.epoch_rows),
             (
-                # What is evicted must have been stored by an earlier epoch, because it is looked up there.
-                "MSGMETER_IDENTITY_LIMIT must be at least 4 x MSGMETER_EPOCH_ROWS x MSGMETER_PARTITIONS",
-                self.identity_limit < 4 * self.epoch_rows * self.partitions,
+                f"MSGMETER_DEFAULT_PLAN must be empty or one of {', '.join(presets)}",
+                self.default_plan not in ("", *presets),
+            ),
+            (
+                f"MSGMETER_METRICS_PORT must be 0 to {_LARGEST_PORT}",
+                not 0 <= self.metrics_port <= _LARGEST_PORT,
+            ),
+            (
+                f"MSGMETER_SESSION_SECONDS must be {_SESSION_SECONDS[0]} to {_SESSION_SECONDS[-1]}",
+                self.session_seconds not in _SESSION_SECONDS,
+            ),
+            (
+                # A message that still waits must not be forgotten as one that was charged long ago.
+                "MSGMETER_PENDING_HOURS must be at least MSGMETER_IDENTITY_HOURS",
+                self.pending_hours < self.identity_hours,
+            ),
+            (
+                "MSGMETER_CHECKPOINT_ROWS must be at least MSGMETER_EPOCH_ROWS",
+                self.checkpoint_rows < self.epoch_rows,
             ),
         ]
 
@@ -126,6 +164,10 @@ _CONVERTERS: dict[type, Callable[[str], Any]] = {str: str, int: int, type(Path()
 def describe_settings() -> list[tuple[str, str, str]]:
     """(environment variable, default, meaning) of each setting, secrets' defaults included: they are no secrets."""
     return [
-        (f"MSGMETER_{each.name.upper()}", "" if each.default is MISSING else str(each.default), each.metadata["text"])
+        (
+            f"MSGMETER_{each.name.upper()}",
+            "" if each.default is MISSING else str(each.default),
+            each.metadata["text"],
+        )
         for each in fields(Settings)
     ]
