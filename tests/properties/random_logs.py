@@ -4,6 +4,7 @@ Everything the folds keep apart happens in a few hours of log time: late message
 periods ending, plans changing, drafts given up, windows let go, clocks stepping back.
 """
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -19,6 +20,7 @@ TENANTS = ("acme", "bolt")
 STATUSES = ("accepted", "queued", "sent", "sent", "delivered", "undelivered", "failed", "read")
 KINDS = ("sms", "sms", "sms", "mms", "email", "rcs")
 BODIES = (None, None, "short", "x" * 200, "", "ü" * 100 + "☃")
+LEVELS = ((80, 85, 90, 95), (1, 50, 100), ())
 ZONES = ("UTC", "America/New_York", "Asia/Kathmandu", "Pacific/Chatham")
 
 seeds = st.builds(
@@ -41,17 +43,20 @@ def small_rules(**fields: Any) -> Rules:
     return rules(**{**bounds, **fields})
 
 
-def make_log(event_seeds: list[int], *, is_orderly: bool = False) -> list[Record]:
-    """A log of one record per seed; an orderly one has no refusals."""
+def make_log(
+    event_seeds: list[int], *, is_orderly: bool = False, levels: Sequence[tuple[int, ...]] = LEVELS
+) -> list[Record]:
+    """A log of one record per seed; an orderly one has no refusals. The first levels are those of the beginning."""
     log = Log(START)
     for tenant in TENANTS:
-        log.set_plan(plan("20", late_grace_hours=4), tenant=tenant, effective_at=START - DAY)
+        terms = plan("20", late_grace_hours=4, alert_levels=levels[0])
+        log.set_plan(terms, tenant=tenant, effective_at=START - DAY)
     for seed in event_seeds:
-        _append(log, Random(seed), is_orderly=is_orderly)
+        _append(log, Random(seed), levels, is_orderly=is_orderly)
     return log.records
 
 
-def _append(log: Log, chance: Random, *, is_orderly: bool) -> None:
+def _append(log: Log, chance: Random, levels: Sequence[tuple[int, ...]], *, is_orderly: bool) -> None:
     log.now += chance.choice((0, 0, 1, MINUTE, 20 * MINUTE, HOUR, HOUR, 5 * HOUR, 30 * HOUR, -30 * MINUTE))
     log.tenant = chance.choice(TENANTS)
     what = chance.random()
@@ -71,7 +76,7 @@ def _append(log: Log, chance: Random, *, is_orderly: bool) -> None:
             chance.choice(("0", "3", "20", "1000")),
             zone=chance.choice(ZONES),
             anchor_day=chance.choice((1, 28, 31)),
-            alert_levels=chance.choice(((80, 85, 90, 95), (1, 50, 100), ())),
+            alert_levels=chance.choice(levels),
             late_grace_hours=chance.choice((0, 4, 48)),
         )
         log.set_plan(terms, effective_at=log.now + chance.choice((0, 0, -2 * DAY, 2 * HOUR, 2 * DAY)))

@@ -305,11 +305,12 @@ def test_accounts_windows_and_alerts_agree_with_entries_and_facts(event_seeds: l
 @given(seeds)
 def test_alerts_are_told_once_each_in_order_and_only_when_reached(event_seeds: list[int]) -> None:
     fold = Worker(small_rules()).fold
-    fold.fold(fold.admit(make_log(event_seeds)))
+    # A plan with other levels may bring a lower one after a higher one.
+    fold.fold(fold.admit(make_log(event_seeds, levels=[(1, 50, 80, 95, 100)])))
     alerts = fold.take_outcomes().alerts
     assert len({alert["id"] for alert in alerts}) == len(alerts)
     for alert in alerts:
         assert parse_credits(alert["used"]) * 100 >= alert["level"] * parse_credits(alert["limit"]) > 0
     for before, after in pairwise(alerts):
-        if all(before[name] == after[name] for name in ("tenant", "period_start", "arming", "offset")):
+        if all(before[name] == after[name] for name in ("tenant", "period_start", "arming")):
             assert before["level"] < after["level"]
