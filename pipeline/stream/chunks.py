@@ -38,7 +38,7 @@ from pipeline.stream.fetching import ChunkConsumerThread
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection
 
     from faust.types import TP
 
@@ -190,11 +190,10 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         Upstream (:565) leaves a partition without a committed offset where it happens to stand; here it goes
         back to the beginning. Offsets that retention has deleted unread are logged as lost.
         """
-        await super().perform_seek()
         chunked = [tp for tp in self.assignment() if self.is_chunked(tp)]
-        if not chunked:
-            return
-        kept = await self._thread.earliest_offsets(*chunked)
+        kept = await self._thread.earliest_offsets(*chunked) if chunked else {}
+        await super().perform_seek()
+        # No waiting from here to the end of the loop: a poll after the seek must find the book as it is then.
         begins: dict[TP, int] = {}
         for tp in chunked:
             self._forget_book(tp)
@@ -233,12 +232,6 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             acked.discard(committable)
         self._acked[tp] = sorted(acked)
         return None if committable is None else committable + 1
-
-    async def on_partitions_revoked(self, revoked: Iterable[TP]) -> None:
-        """Forget the book of revoked partitions, as upstream does with its own (:658)."""
-        for tp in revoked:
-            self._forget_book(tp)
-        await super().on_partitions_revoked(revoked)
 
 
 class ChunkTransport(driver.Transport):  # type: ignore[misc]

@@ -9,7 +9,7 @@ never commits, never runs in the main thread but for `look_for_room`.
 Invariants:
 - a poll gives at most one chunk per partition, and only if its queue had room when the poll looked;
 - a partition without room holds back neither other partitions nor the group's liveness;
-- what Faust has paused is not fetched either.
+- what was fetched for an earlier generation of the group, or while Faust's flow is stopped, is not given.
 
 Line numbers are those of the pinned versions: driver = faust/transport/drivers/aiokafka.py.
 """
@@ -60,7 +60,6 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         self._cut_up_to: dict[TP, tuple[int, int]] = {}
         """Per partition, where its last cutter stopped: offsets not yet in a chunk begin at the first, and
         the log was read up to the second. They differ by markers and aborted records."""
-        self._paused_for: tuple[Any, frozenset[TP]] | None = None
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         """Mend what cannot be set: one byte or 1.5 s, isolation (driver:571, :615)."""
@@ -114,7 +113,6 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 if subscriptions.reassignment_in_progress:
                     await subscriptions.wait_for_assignment()
                     break
-                self._fetch_only(subscriptions.subscription.assignment, active)
                 drained, without_room = self._drain(fetcher, active, max_records or sys.maxsize)
                 wait_seconds = deadline - self.thread_loop.time()
                 if drained or wait_seconds <= 0:
@@ -123,21 +121,6 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                     wait_seconds = min(wait_seconds, _ROOM_POLL_SECONDS)
                 await _wait_for_records(fetcher, wait_seconds)
         return {}
-
-    def _fetch_only(self, assignment: Any, active: frozenset[TP]) -> None:
-        """Pause in aiokafka, too, what Faust has paused: it would fetch and keep it (consumer/fetcher.py:584).
-
-        Our own changelog writes, for instance, up to `consumer_max_fetch_size` per changelog partition.
-        """
-        if self._paused_for == (assignment, active):
-            return
-        for tp in assignment.tps:
-            state = assignment.state_value(tp)
-            if tp not in active:
-                state.pause()
-            elif state.paused:
-                state.resume()
-        self._paused_for = (assignment, active)
 
     def _drain(
         self, fetcher: Any, active: frozenset[TP], max_records: int

@@ -47,18 +47,18 @@ class Scene:
             )
         assert producer.flush(30) == 0
 
-    def committed(self, partition: int = 0) -> int:
+    def committed(self, partition: int = 0, topic: str = "") -> int:
         """The group's committed offset; negative when it has committed nothing."""
         asking = Consumer({"bootstrap.servers": self.servers, "group.id": self.group})
         try:
-            return asking.committed([TopicPartition(self.topic, partition)], 30)[0].offset
+            return asking.committed([TopicPartition(topic or self.topic, partition)], 30)[0].offset
         finally:
             asking.close()
 
-    async def until_committed(self, offset: int, partition: int = 0) -> None:
+    async def until_committed(self, offset: int, partition: int = 0, topic: str = "") -> None:
         """Wait until the group has committed the offset; fails at once when it has committed more."""
         async with asyncio.timeout(60):
-            while (committed := await asyncio.to_thread(self.committed, partition)) < offset:
+            while (committed := await asyncio.to_thread(self.committed, partition, topic)) < offset:
                 pass
         assert committed == offset
 
@@ -258,6 +258,25 @@ async def test_acknowledging_out_of_order_commits_only_the_unbroken_run(scene: S
         await scene.until_committed(400)
 
 
+async def test_a_seek_to_the_committed_offset_hands_everything_after_it_out_again(scene: Scene) -> None:
+    scene.produce(numbered(500))
+    notebook = Notebook()
+    async with running(scene.app(notebook.note, limits=ChunkLimits(records=100))) as app:
+        await notebook.until(lambda: notebook.count() == 500)
+        first, _, third, *_ = notebook.events.pop(0)
+        first.ack()
+        await scene.until_committed(100)
+        third.ack()
+        await app.consumer.perform_seek()
+        await notebook.until(lambda: notebook.count() == 400)
+        assert notebook.offsets() == list(range(100, 500))
+        notebook.events[0][0].ack()
+        await scene.until_committed(200)  # What was said of chunks before the seek is forgotten.
+        for event in notebook.events[0]:
+            event.ack()
+        await scene.until_committed(500)
+
+
 async def test_a_stuck_partition_keeps_its_group_and_holds_up_no_other(scene: Scene) -> None:
     scene.produce(numbered(2000))
     notebook = Notebook()
@@ -403,6 +422,7 @@ async def test_other_topics_and_changelogs_go_the_stock_way(
         producer.flush()
         await notebook.until(lambda: len(heard) == 50)
         await scene.until_committed(300)
+        await scene.until_committed(50, topic=plain)
     assert heard == [b"%d" % number for number in range(50)]
     app, totals = make("second")
     async with running(app):
