@@ -1,3 +1,4 @@
+# ruff: noqa: SLF001 - confluent_kafka spells public error codes with a leading underscore.
 """Reading changelogs in bulk, and the rule which of two values of a key wins.
 
 Decides where a changelog ends and which value a key has after it. Takes the stores' positions; gives values
@@ -47,6 +48,17 @@ _CONSUMER = {
     "fetch.queue.backoff.ms": 5,
     "fetch.wait.max.ms": 50,
 }
+# `KafkaError.retriable()` knows these only in answers to transactional calls.
+_PASSING = frozenset(
+    {
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TIMED_OUT,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+    }
+)
 
 
 class ChangelogError(MsgmeterError):
@@ -113,27 +125,32 @@ def _applied_of_tombstone(record: Message, otherwise: bytes) -> bytes:
 
 
 def bounds_of(
-    kafka: Mapping[str, str], changelogs: Iterable[TopicAndPartition]
+    kafka: Mapping[str, str], changelogs: Iterable[TopicAndPartition], stopped: Callable[[], bool]
 ) -> dict[TopicAndPartition, Bounds]:
-    """Ask the broker what it holds; raises ChangelogError where a partition does not exist."""
+    """Ask the broker what it holds, for as long as it is away; raises ChangelogError where there is nothing."""
     admin = AdminClient(dict(kafka))
     wanted = list(changelogs)
+    while True:
+        try:
+            low, high = (
+                _list_offsets(admin, wanted, spec) for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
+            )
+        except KafkaException as error:
+            if stopped() or not _passes(error.args[0]):
+                reason = error.args[0].str()
+                raise ChangelogError(
+                    f"no changelog to read ({reason}); has `msgmeter migrate` run?"
+                ) from error
+        else:
+            return {each: Bounds(low[each], high[each]) for each in wanted}
 
-    def offsets(spec: OffsetSpec) -> list[int]:
-        futures = admin.list_offsets(
-            {TopicPartition(topic, partition): spec for topic, partition in wanted},
-            request_timeout=_REQUEST_SECONDS,
-        )
-        found = {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
-        return [found[each] for each in wanted]
 
-    try:
-        pairs = zip(offsets(OffsetSpec.earliest()), offsets(OffsetSpec.latest()), strict=True)
-        return {each: Bounds(*pair) for each, pair in zip(wanted, pairs, strict=True)}
-    except KafkaException as error:
-        raise ChangelogError(
-            f"no changelog can be read ({error.args[0].str()}); has `msgmeter migrate` run?"
-        ) from error
+def _list_offsets(
+    admin: AdminClient, wanted: list[TopicAndPartition], spec: OffsetSpec
+) -> dict[TopicAndPartition, int]:
+    asked = {TopicPartition(topic, partition): spec for topic, partition in wanted}
+    futures = admin.list_offsets(asked, request_timeout=_REQUEST_SECONDS)
+    return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
 
 
 def trusted_position(store: PartitionedStore, partition: int, bounds: Bounds) -> Position:
@@ -193,8 +210,13 @@ def read_to_end(
 
 def _is_end(error: KafkaError) -> bool:
     """Tell the end of a partition from a fault that passes; raises ChangelogError for one that does not."""
-    if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name in confluent_kafka
+    if error.code() == KafkaError._PARTITION_EOF:
         return True
-    if error.retriable() or error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):  # noqa: SLF001
+    if _passes(error):
         return False
     raise ChangelogError(f"a changelog cannot be read: {error.str()}")
+
+
+def _passes(error: KafkaError) -> bool:
+    """Tell whether waiting cures a fault: the broker is away, or another one is about to lead."""
+    return error.retriable() or error.code() in _PASSING

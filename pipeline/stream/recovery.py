@@ -149,7 +149,7 @@ class Recovery(Service):  # type: ignore[misc]
             for table in tables
             for partition in self._partitions
         }
-        bounds = bounds_of(self.tables.kafka, by_changelog)
+        bounds = bounds_of(self.tables.kafka, by_changelog, overtaken.is_set)
         with ThreadPoolExecutor(_OPENING_THREADS, "open-tables") as pool:
             positions = pool.map(
                 lambda where: trusted_position(by_changelog[where].data, where[1], bounds[where]),

@@ -109,6 +109,9 @@ _POSITION_NUMBERS = struct.Struct(">QQ")  # next changelog offset, milliseconds 
 # A key deleted while a worker was away is known from its tombstone, which Kafka keeps for delete.retention.ms
 # (7 days, pipeline/topics.py). Older files could bring deleted keys back.
 _FILE_AGE_MAX_MS = 6 * 86_400_000
+# Workers that share a directory hand a partition's file over: the one that lost it closes it when its own
+# recovery begins, a moment before or after ours.
+_LOCKED_SECONDS_MAX = 20.0
 # Per partition and table, so times 96 in a worker that owns all: Faust's defaults (64 MiB buffers, 2 GiB of
 # cache and 90 % of the process's files each) are for one large database.
 _WRITE_BUFFER_BYTES = 2 * 1024 * 1024
@@ -148,13 +151,22 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
         self.rocksdb_options = _Options()
 
     def open_partition(self, partition: int) -> Position:
-        """Open the partition's file, or begin a new one where it is missing, corrupt or too old."""
-        try:
-            position, stored_at_ms = self._stored_position(partition)
-        except rocksdb.errors.Error as error:
-            if "lock" in str(error).lower():
-                raise  # Another process has it open: not ours to repair.
-            return self._begin_anew(partition, f"it cannot be read: {error}")
+        """Open the partition's file, or begin a new one where it is missing, corrupt or too old.
+
+        Waits for a file that another worker on this machine is about to close. Runs in a thread.
+        """
+        deadline = time.monotonic() + _LOCKED_SECONDS_MAX
+        while True:
+            try:
+                position, stored_at_ms = self._stored_position(partition)
+            except rocksdb.errors.Error as error:
+                if "lock" not in str(error).lower():
+                    return self._begin_anew(partition, f"it cannot be read: {error}")
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                break
         if position != NOTHING and stored_at_ms < time.time() * 1000 - _FILE_AGE_MAX_MS:
             return self._begin_anew(partition, f"it was last changed {stored_at_ms} ms after 1970")
         return position

@@ -17,16 +17,15 @@ Invariants:
   revoked; a write that is overtaken by a revocation raises `NotOwnedError` and changes nothing locally.
 """
 
-import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import faust
-from aiokafka.producer.message_accumulator import BatchBuilder
 from faust.tables.table import Table
 
 import pipeline.stream.pins  # noqa: F401 - overrides private methods
 from pipeline.errors import MsgmeterError
+from pipeline.stream.batches import append_records
 from pipeline.stream.changelog import APPLIED_BYTES, APPLIED_HEADER
 from pipeline.stream.stores import Changes, MemoryStore, PartitionedStore, Position, RocksStore
 
@@ -80,28 +79,11 @@ class ChangelogTable(Table):  # type: ignore[misc]
         Raises the first failure once all batches are answered; some records may have been written.
         """
         producer = self.app.producer._ensure_producer()
-        topic = self.changelog_topic_name
-        answers = []
-        batch = producer.create_batch()
-        for key, value, applied in records:
-            if not _append(batch, key, value, applied):
-                answers.append(
-                    (batch.record_count(), await producer.send_batch(batch, topic, partition=partition))
-                )
-                batch = producer.create_batch()
-                _append(batch, key, value, applied)
-        if batch.record_count():
-            answers.append(
-                (batch.record_count(), await producer.send_batch(batch, topic, partition=partition))
-            )
-        await asyncio.gather(*(answer for _, answer in answers), return_exceptions=True)
-        return max((answer.result().offset + count for count, answer in answers), default=0)
-
-
-def _append(batch: BatchBuilder, key: bytes, value: bytes | None, applied: bytes) -> bool:
-    """Add a record; False where the batch is full. The first record of a batch always fits."""
-    headers = [(APPLIED_HEADER, applied)] if value is None else []
-    return batch.append(timestamp=None, key=key, value=value, headers=headers) is not None
+        appended = (
+            (key, value, [(APPLIED_HEADER, applied)] if value is None else [])
+            for key, value, applied in records
+        )
+        return await append_records(producer, self.changelog_topic_name, partition, appended)
 
 
 class StateTable:
@@ -121,7 +103,10 @@ class StateTable:
         return self._readable(partition).lookup(partition)(key)
 
     def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
-        """Give all keys and values of a partition as they are now. Raises NotOwnedError."""
+        """Give all keys and values of a partition as they are now. Raises NotOwnedError.
+
+        Consume it before awaiting anything: the file beneath may be closed by a rebalance.
+        """
         return self._readable(partition).items_of(partition)
 
     async def write(

@@ -196,3 +196,15 @@ class TestFiles:
         rocks.append([(b"other", value(1), 0)])
         assert await rocks.contents() == {b"other": value(1)}
         assert "is wiped and rebuilt" in caplog.text
+
+    async def test_a_file_in_a_shared_directory_goes_with_its_partition(self, rocks: Tables) -> None:
+        async with rocks.worker("shared") as (first_app, first):
+            for partition in range(PARTITIONS):
+                await first.write(partition, {b"k": value(5)}, applied_offset=5)
+            async with rocks.worker("shared") as (_, second):
+                await until(lambda: len(first_app.tables["state"].owned) == 1)
+                (moved,) = {0, 1} - set(first_app.tables["state"].owned)
+                assert second.get(moved, b"k") == value(5)
+                await second.write(moved, {b"k": value(9)}, applied_offset=9)
+            await until(lambda: len(first_app.tables["state"].owned) == PARTITIONS)
+            assert first.get(moved, b"k") == value(9)
