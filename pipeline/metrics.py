@@ -17,29 +17,42 @@ ACCEPTED = Counter("msgmeter_messages_accepted", "Messages charged and stored.",
 REFUSED = Counter("msgmeter_messages_refused", "Records refused.", ["reason"], registry=REGISTRY)
 DUPLICATES = Counter("msgmeter_messages_duplicate", "Records that repeat one before.", registry=REGISTRY)
 STATUSES = Counter("msgmeter_messages_status", "Further statuses of charged messages.", registry=REGISTRY)
-LATE = Counter("msgmeter_messages_late", "Messages received over an hour after they occurred.", registry=REGISTRY)
+LATE = Counter(
+    "msgmeter_messages_late", "Messages received over an hour after they occurred.", registry=REGISTRY
+)
 UNRATED = Counter("msgmeter_messages_unrated", "Messages rated by a fallback zone.", registry=REGISTRY)
 SEGMENTS_DIFFER = Counter(
     "msgmeter_segments_differ", "Messages whose gateway counted other segments than we.", registry=REGISTRY
 )
-REROUTED = Counter("msgmeter_messages_rerouted", "Records forwarded to their tenant's partition.", registry=REGISTRY)
-CREDITS = Counter("msgmeter_credits_burned", "Credits charged, whole tenants' base together.", registry=REGISTRY)
+REROUTED = Counter(
+    "msgmeter_messages_rerouted", "Records forwarded to their tenant's partition.", registry=REGISTRY
+)
+CREDITS = Counter(
+    "msgmeter_credits_burned", "Credits charged, whole tenants' base together.", registry=REGISTRY
+)
 ALERTS = Counter("msgmeter_alerts_emitted", "Alerts written.", ["level"], registry=REGISTRY)
 COMMANDS = Counter("msgmeter_commands", "Commands answered.", ["outcome"], registry=REGISTRY)
 WINDOWS_RECOMPUTED = Counter(
     "msgmeter_windows_recomputed", "Late messages for windows no longer held.", registry=REGISTRY
 )
 EPOCH_ROWS = Histogram(
-    "msgmeter_epoch_rows", "Facts in an epoch.", buckets=(1, 100, 1_000, 10_000, 50_000, 100_000), registry=REGISTRY
+    "msgmeter_epoch_rows",
+    "Facts in an epoch.",
+    buckets=(1, 100, 1_000, 10_000, 50_000, 100_000),
+    registry=REGISTRY,
 )
-EPOCH_SECONDS = Histogram("msgmeter_epoch_seconds", "From closing an epoch to its last effect.", registry=REGISTRY)
+EPOCH_SECONDS = Histogram(
+    "msgmeter_epoch_seconds", "From closing an epoch to its last effect.", registry=REGISTRY
+)
 CHECKPOINT_SECONDS = Histogram(
     "msgmeter_checkpoint_seconds", "From an epoch's effects to acknowledged chunks.", registry=REGISTRY
 )
 LAST_EPOCH = Gauge(
     "msgmeter_epoch_last_success_timestamp_seconds", "When the last epoch was stored.", registry=REGISTRY
 )
-INSERT_FAILURES = Counter("msgmeter_insert_failures", "Inserts that had to be tried again.", registry=REGISTRY)
+INSERT_FAILURES = Counter(
+    "msgmeter_insert_failures", "Inserts that had to be tried again.", registry=REGISTRY
+)
 STORED_SECONDS = Histogram(
     "msgmeter_received_to_stored_seconds",
     "From the broker's append to the stored row, per epoch's oldest record.",

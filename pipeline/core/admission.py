@@ -45,7 +45,7 @@ FUTURE_MILLISECONDS = 86_400_000
 """How far an instant may lie after the receipt; gateways' clocks are set badly at times."""
 
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, bytes | None]]
 
 
 class LogRecord(Protocol):

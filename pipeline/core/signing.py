@@ -42,7 +42,7 @@ def signed_headers(
     return [*headers, (SIGNATURE_HEADER, sign(secret, purpose, key, value, origin))]
 
 
-def header(headers: Iterable[tuple[str, bytes]], name: str) -> bytes:
+def header(headers: Iterable[tuple[str, bytes | None]], name: str) -> bytes:
     """The last value of a header, as Kafka's own readers take it; empty when there is none."""
     found = b""
     for header_name, value in headers:

@@ -21,6 +21,7 @@ from pipeline.settings import Settings
 from pipeline.stream.chunks import ChunkTransport, Untouched, transport_settings
 from pipeline.stream.epochs import Meter, Tables
 from pipeline.stream.exits import ExitCode, end_process, ends_process_on_error
+from pipeline.stream.log_ends import LogEnds
 from pipeline.stream.producer import BarrierProducer
 from pipeline.stream.recovery import MeterTableManager
 from pipeline.stream.sensors import SendErrorEndsProcess
@@ -46,14 +47,18 @@ class MeterApp(faust.App):  # type: ignore[misc]
     meter: Meter
     session_seconds: int
     watchdog: Watchdog | None = None
-    _epochs: asyncio.Task[None] | None = None
+    log_ends: LogEnds
+    _background: tuple[asyncio.Task[None], ...] = ()
 
     async def on_started(self) -> None:
         """Starts closing epochs once tables are recovered."""
         await super().on_started()
         self.watchdog = Watchdog(asyncio.get_running_loop(), self.session_seconds / 2)
         self.watchdog.start()
-        self._epochs = asyncio.create_task(self._close_epochs(), name="epochs")
+        self._background = (
+            asyncio.create_task(self._close_epochs(), name="epochs"),
+            asyncio.create_task(self.log_ends.keep_asking(), name="log-ends"),
+        )
 
     async def _close_epochs(self) -> None:
         try:
@@ -68,8 +73,8 @@ class MeterApp(faust.App):  # type: ignore[misc]
                 await self.meter.stop()
         except TimeoutError:
             _log.warning("the last epoch could not be stored in %.0f s; it will be replayed", STOP_SECONDS)
-        if self._epochs is not None:
-            self._epochs.cancel()
+        for task in self._background:
+            task.cancel()
         if self.watchdog is not None:
             self.watchdog.stop()
 
@@ -119,6 +124,7 @@ def make_app(settings: Settings) -> MeterApp:
         **transport_settings(),
     )
     app.session_seconds = settings.session_seconds
+    app.log_ends = LogEnds(app, MESSAGES_RAW)
     app.sensors.add(SendErrorEndsProcess())
     app.transport = _Transport(app.conf.broker_consumer, app, topics=[MESSAGES_RAW])
     tables = Tables(
@@ -131,7 +137,7 @@ def make_app(settings: Settings) -> MeterApp:
         make_rules(settings),
         tables,
         connect=partial(connect, settings.clickhouse),
-        producer=lambda: app.producer._ensure_producer(),  # noqa: SLF001 - Faust has no public way to its aiokafka producer
+        producer=partial(_producer_of, app),
         owns=partial(confirm_ownership, app),
     )
     _declare_agent(app)
@@ -152,11 +158,14 @@ def _declare_agent(app: MeterApp) -> None:
 
 def _watch_assignment(app: MeterApp) -> None:
     @app.on_partitions_revoked.connect(weak=False)  # type: ignore[untyped-decorator]
-    async def on_revoked(_: Any, revoked: set[TP], **__: Any) -> None:
+    async def on_revoked(_: object, revoked: set[TP], **__: object) -> None:
         app.meter.revoke({tp.partition for tp in revoked if tp.topic == MESSAGES_RAW})
 
 
-def _end_offset(app: MeterApp, partition: int) -> int | None:
-    end: int | None = app.consumer.highwater(TP(MESSAGES_RAW, partition)) if app.consumer else None
-    return end
+def _producer_of(app: MeterApp) -> Any:  # noqa: ANN401 - aiokafka is untyped
+    return app.producer._ensure_producer()  # noqa: SLF001 - Faust has no public way to the producer it runs
 
+
+def _end_offset(app: MeterApp, partition: int) -> int | None:
+    fetched: int | None = app.consumer.highwater(TP(MESSAGES_RAW, partition)) if app.consumer else None
+    return max((end for end in (fetched, app.log_ends.end(partition)) if end is not None), default=None)

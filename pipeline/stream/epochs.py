@@ -33,6 +33,7 @@ from clickhouse_connect.driver.client import Client
 
 from pipeline import metrics
 from pipeline.clickhouse.client import Table
+from pipeline.clickhouse.facts import fact_columns
 from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE
 from pipeline.core.identity import NEVER_AT
 from pipeline.core.ledger import Account
@@ -284,7 +285,9 @@ class Meter:
         self, state: list[tuple[OwnedPartition, StateChanges, list[ChunkEvent]]]
     ) -> list[tuple[Table, _Columns]]:
         windows = [
-            (owned.fold.partition, window) for owned, changes, _ in state for window in changes.changed_windows
+            (owned.fold.partition, window)
+            for owned, changes, _ in state
+            for window in changes.changed_windows
         ]
         accounts = [
             (owned.fold.partition, account, self._plan_of(account))
@@ -302,7 +305,7 @@ class Meter:
         facts = epoch.facts
         if facts:
             token = self._tokens.next()
-            columns = storing.fact_columns(facts)
+            columns = fact_columns(facts)
             unstorable = await self._until_stored(
                 lambda: storing.insert_facts(self._clickhouse(), columns, token)
             )
@@ -317,7 +320,9 @@ class Meter:
         await self._insert(ENTRIES, storing.entry_columns(entries))
         await self._insert(ALERTS, storing.alert_columns(alerts))
         recomputed = {
-            window: offset for outcomes in epoch.outcomes.values() for window, offset in outcomes.recomputed.items()
+            window: offset
+            for outcomes in epoch.outcomes.values()
+            for window, offset in outcomes.recomputed.items()
         }
         if recomputed:
             token = self._tokens.next()
@@ -394,7 +399,9 @@ class Meter:
             number: max((end_offset(number) or 0) - owned.folded_offset - 1, 0)
             for number, owned in self.partitions.items()
         }
-        oldest = min((self.partitions[number].last_received_at for number, lag in behind.items() if lag), default=0)
+        oldest = min(
+            (self.partitions[number].last_received_at for number, lag in behind.items() if lag), default=0
+        )
         now = time.time() * 1000
         horizon_at = max((fold.identities.horizon_at for fold in folds), default=NEVER_AT)
         return {
@@ -440,7 +447,9 @@ def _observe(epoch: Epoch, seconds: float) -> None:
         for result in outcomes.results:
             metrics.COMMANDS.labels(result["outcome"]).inc()
         if outcomes.facts:
-            metrics.STORED_SECONDS.observe(time.time() - min(fact[_RECEIVED] for fact in outcomes.facts) / 1000)
+            metrics.STORED_SECONDS.observe(
+                time.time() - min(fact[_RECEIVED] for fact in outcomes.facts) / 1000
+            )
     metrics.ACCEPTED.inc(facts)
     metrics.EPOCH_ROWS.observe(facts)
     metrics.EPOCH_SECONDS.observe(seconds)

@@ -12,6 +12,7 @@ import orjson
 
 from pipeline.core.outcomes import Document, Outcomes
 from pipeline.core.partitions import partition_of
+from pipeline.stream.batches import Headers, append_records
 from pipeline.topics import ACCOUNT_RESULTS, MESSAGES_RAW, MESSAGES_REFUSED, USAGE_ALERTS
 
 
@@ -22,7 +23,7 @@ class Publication(NamedTuple):
     partition: int
     key: bytes
     value: bytes
-    headers: list[tuple[str, bytes]]
+    headers: Headers
 
 
 def publications(outcomes: Outcomes, partitions: int) -> list[Publication]:
@@ -40,13 +41,12 @@ def publications(outcomes: Outcomes, partitions: int) -> list[Publication]:
 
 async def publish(producer: Any, records: Iterable[Publication]) -> None:  # noqa: ANN401 - aiokafka is untyped
     """Writes records with an aiokafka producer; raises what the broker answered for the first that failed."""
-    acknowledged = [
-        await producer.send(
-            record.topic, value=record.value, key=record.key, partition=record.partition, headers=record.headers
-        )
-        for record in records
-    ]
-    await asyncio.gather(*acknowledged)
+    by_partition: dict[tuple[str, int], list[tuple[bytes, bytes | None, Headers]]] = {}
+    for topic, partition, key, value, headers in records:
+        by_partition.setdefault((topic, partition), []).append((key, value, headers))
+    await asyncio.gather(
+        *(append_records(producer, *place, appended) for place, appended in by_partition.items())
+    )
 
 
 def _document(topic: str, document: Document, partitions: int) -> Publication:

@@ -18,13 +18,12 @@ from pipeline.clickhouse.facts import FACTS, stored_charges
 from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE, recompute_windows
 from pipeline.core.amounts import parse_credits
 from pipeline.core.ledger import Account, Entry
-from pipeline.core.outcomes import Document, Fact
+from pipeline.core.outcomes import Document
 from pipeline.core.plans import PlanTerms
 from pipeline.core.process import StoredCharge
 from pipeline.core.usage import Window, usage_entries
 
 SECOND_MILLISECONDS = 1_000
-_OFFSET_COLUMN = FACTS.column_names.index("kafka_offset")
 
 
 class Tokens:
@@ -61,13 +60,6 @@ def look_up(client: Client, keys: Sequence[tuple[str, bytes]]) -> Mapping[bytes,
 def recompute(client: Client, windows: Mapping[tuple[str, int], int], token: str) -> None:
     """Sums windows that are no longer held from the stored facts, and stores them."""
     insert_rows(client, USAGE, recompute_windows(client, windows), token)
-
-
-def fact_columns(facts: Sequence[Fact]) -> list[Sequence[Any]]:
-    """Facts as columns of `rated_messages`; the version is the offset."""
-    columns: list[Sequence[Any]] = list(zip(*facts, strict=True))
-    columns.append(columns[_OFFSET_COLUMN])
-    return columns
 
 
 def alert_columns(alerts: Iterable[Document]) -> list[list[Any]]:
