@@ -39,11 +39,12 @@ NOON = instant("2026-02-10T12:00")
 
 
 def plan(allowance: str = "1000", **fields: Any) -> dict[str, Any]:
-    """A plan document: one credit per SMS segment, three per MMS, 0.1 per email recipient."""
+    """A plan document: one credit per SMS segment, three per MMS, 0.1 per email recipient; RCS is free."""
     rates = [
         {"kind": "sms", "credits": "1", "per": "segment"},
         {"kind": "mms", "credits": "3", "per": "message"},
         {"kind": "email", "credits": "0.1", "per": "recipient"},
+        {"kind": "rcs", "credits": "0", "per": "message"},
     ]
     document = {
         "name": "test",
@@ -122,10 +123,10 @@ class Log:
         for _ in range(count):
             self.message(f"n{len(self.records)}", **fields)
 
-    def command(self, kind: str, command_id: str | None = None, **fields: Any) -> Record:
+    def command(self, command_type: str, /, command_id: str | None = None, **fields: Any) -> Record:
         """A signed command, effective now unless told otherwise."""
         document = {
-            "type": kind,
+            "type": command_type,
             "id": command_id or f"c{len(self.records)}",
             "tenant": self.tenant,
             "effective_at": self.now,
