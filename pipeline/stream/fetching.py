@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 # also bounds how long a partition that can be read again stands behind the one fetch per broker under way.
 _FETCH_MIN_BYTES = 32_768
 _FETCH_MAX_WAIT_MS = 25
+# Bytes of one answer, over all partitions. aiokafka copies it twice on the way to the partitions' batches, so
+# its own bound of 50 MiB is up to 150 MiB in memory.
+_FETCH_MAX_BYTES = 16 * 1_048_576
 # aiokafka holds back every fetch from a broker while records of one of its partitions lie unread, for this
 # long (consumer/fetcher.py:606, 0.1 s by default). It is worth a little, because a fetch that leaves a
 # partition out makes it wait for the next one; a partition without room must not slow down the others.
@@ -62,9 +65,10 @@ class ChunkConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         the log was read up to the second. They differ by markers and aborted records."""
 
     def _create_worker_consumer(self, transport: Any) -> Any:
-        """Mend what cannot be set: one byte or 1.5 s, isolation (driver:571, :615)."""
+        """Mend what cannot be set: a byte or 1.5 s, 50 MiB, isolation (driver:571, :615)."""
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_min_bytes = _FETCH_MIN_BYTES
+        consumer._fetch_max_bytes = _FETCH_MAX_BYTES
         consumer._fetch_max_wait_ms = _FETCH_MAX_WAIT_MS
         # What a gateway's aborted transaction wrote was never sent.
         consumer._isolation_level = "read_committed"
