@@ -3,15 +3,22 @@
 Reads ClickHouse and the topics, as a stranger would; nothing of a worker's memory.
 """
 
+import time
 from collections import Counter
 from dataclasses import dataclass, fields
 from typing import Any
 
 import clickhouse_connect
 import orjson
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from pipeline.core.simulation import Report
+
+_COORDINATOR_COMES = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
 
 Rows = dict[tuple[Any, ...], tuple[int, ...]]
 
@@ -151,15 +158,36 @@ def read_documents(kafka: str, topic: str) -> list[dict[str, Any]]:
     return documents
 
 
-def uncommitted(kafka: str, group: str, topic: str = "messages.raw") -> int:
-    """How many records of a topic a group has not committed."""
-    consumer = Consumer({"bootstrap.servers": kafka, "group.id": group, "enable.auto.commit": False})
+def committed(kafka: str, group: str, topic: str = "messages.raw") -> dict[int, int]:
+    """The offset a group has committed of each partition of a topic; 0 where there is none."""
+    consumer = Consumer(
+        {"bootstrap.servers": kafka, "group.id": group, "enable.auto.commit": False, "log_level": 2}
+    )
     partitions = [
         TopicPartition(topic, number) for number in consumer.list_topics(topic, 30).topics[topic].partitions
     ]
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            offsets = consumer.committed(partitions, 30)
+        except KafkaException as error:
+            # A broker that has just started, or makes the offsets' topic at the first question.
+            if error.args[0].code() not in _COORDINATOR_COMES or time.monotonic() > deadline:
+                raise
+        else:
+            break
+    consumer.close()
+    return {each.partition: max(each.offset, 0) for each in offsets}
+
+
+def uncommitted(kafka: str, group: str, topic: str = "messages.raw") -> int:
+    """How many records of a topic a group has not committed."""
+    consumer = Consumer(
+        {"bootstrap.servers": kafka, "group.id": group, "enable.auto.commit": False, "log_level": 2}
+    )
     behind = 0
-    for committed in consumer.committed(partitions, 30):
-        low, high = consumer.get_watermark_offsets(committed, 30)
-        behind += high - max(committed.offset, low)
+    for partition, offset in committed(kafka, group, topic).items():
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), 30)
+        behind += high - max(offset, low)
     consumer.close()
     return behind

@@ -18,12 +18,13 @@ from confluent_kafka.admin import AdminClient
 from pipeline.clickhouse.client import connect
 from pipeline.clickhouse.migrate import apply_migrations, create_database
 from pipeline.core.simulation import Report, simulate
-from pipeline.logfile import LogRecord, sign_plain
+from pipeline.logfile import LogRecord, read_log, sign_plain, write_log
 from pipeline.sending import LogSender
 from pipeline.settings import Settings
 from pipeline.stream.app import make_rules
 from pipeline.topics import create_topics, topics
-from tests.e2e.agreement import Totals, running, simulated, uncommitted
+from pipeline.traffic import Traffic, TrafficGenerator
+from tests.e2e.agreement import Totals, committed, running, simulated, uncommitted
 from tests.e2e.worker_process import WorkerProcess
 
 _POLL_SECONDS = 0.2
@@ -93,6 +94,10 @@ class System:
         finally:
             client.close()
 
+    def committed(self) -> dict[int, int]:
+        """The committed offset of every partition of messages.raw; 0 where there is none."""
+        return committed(self.settings.kafka, self.settings.application)
+
     def uncommitted(self) -> int:
         """How many records of messages.raw the group has not committed."""
         return uncommitted(self.settings.kafka, self.settings.application)
@@ -148,12 +153,27 @@ class Gateway:
         """Whether there is still something to send."""
         return self._thread.is_alive()
 
+    @property
+    def sent_count(self) -> int:
+        """Records given to the producer."""
+        return self._sender.sent_count
+
     def join(self) -> None:
         """Returns when the broker has everything."""
         self._thread.join()
         if self._error is not None:
             raise self._error
         assert not self._sender.refused_count, self._sender.errors
+
+
+def log_now(traffic: Traffic, path: Path | None = None) -> list[LogRecord]:
+    """A generated log whose last record is received about now; through a file where one is named."""
+    span_milliseconds = (traffic.messages or 0) * 1000 // traffic.records_per_second
+    generator = TrafficGenerator(replace(traffic, start_at=time.time_ns() // 1_000_000 - span_milliseconds))
+    if path is None:
+        return list(generator)
+    write_log(path, generator)
+    return list(read_log(path))
 
 
 def delete_topics(settings: Settings) -> None:

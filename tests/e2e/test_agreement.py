@@ -12,34 +12,15 @@ from random import Random
 
 import pytest
 
-from pipeline.logfile import LogRecord, read_log, write_log
-from pipeline.traffic import Traffic, TrafficGenerator
+from pipeline.logfile import LogRecord
+from pipeline.traffic import Traffic
 from tests.e2e.conftest import MakeSystem
-from tests.e2e.system import System
+from tests.e2e.system import System, log_now
 
 KILLS = 5
 RECORDS = int(os.environ.get("AGREEMENT_RECORDS", "60000"))
 TENANTS = int(os.environ.get("AGREEMENT_TENANTS", "600"))
 SEED = int(os.environ.get("AGREEMENT_SEED", str(Random().getrandbits(32))))
-
-
-def written_log(system: System, records: int, tenants: int, seed: int) -> list[LogRecord]:
-    """A log file of the kind the issue of trust is about, as it is read from disk; it ends now."""
-    span_milliseconds = 120_000
-    traffic = Traffic(
-        start_at=time.time_ns() // 1_000_000 - span_milliseconds,
-        seed=seed,
-        messages=records,
-        tenants=tenants,
-        records_per_second=max(1, records * 1000 // span_milliseconds),
-        duplicates=0.02,
-        late=0.01,
-        malformed=0.005,
-        purchases=0.001,
-    )
-    path = system.directory / "log.jsonl"
-    write_log(path, TrafficGenerator(traffic))
-    return list(read_log(path))
 
 
 def meter_with_kills(system: System, log: list[LogRecord], random: Random, kills: int) -> None:
@@ -68,7 +49,18 @@ def test_totals_are_those_of_the_simulation_although_the_worker_is_killed_five_t
     random = Random(SEED)
     system = make_system(partitions=32 if RECORDS > 500_000 else 8)
     began = time.monotonic()
-    log = written_log(system, RECORDS, TENANTS, SEED)
+    traffic = Traffic(
+        start_at=0,
+        seed=SEED,
+        messages=RECORDS,
+        tenants=TENANTS,
+        records_per_second=max(1, RECORDS // 120),
+        duplicates=0.02,
+        late=0.01,
+        malformed=0.005,
+        purchases=0.001,
+    )
+    log = log_now(traffic, system.directory / "log.jsonl")
     print(
         f"seed {SEED}: {len(log)} records of {TENANTS} tenants, written in {time.monotonic() - began:.0f} s"
     )
