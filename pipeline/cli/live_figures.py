@@ -71,7 +71,7 @@ class Figures:
     latest_alerts: tuple[RecentAlert, ...] = ()
     top: tuple[TenantUsage, ...] = ()
     faults: tuple[str, ...] = ()
-    """What could not be read, and so is old."""
+    """Who did not answer; what they say is old."""
 
 
 class FiguresReader:
@@ -98,12 +98,12 @@ class FiguresReader:
         try:
             self._read_metrics()
         except (OSError, HTTPException, ValueError):
-            faults.append("the worker's /metrics does not answer")
+            faults.append("the worker's /metrics")
         try:
             self._read_clickhouse()
         except MsgmeterError:
             self._client = None
-            faults.append("ClickHouse does not answer")
+            faults.append("ClickHouse")
         return self._figures(tuple(faults))
 
     def _read_metrics(self) -> None:

@@ -87,7 +87,8 @@ def live_view(
             )
         )
     if figures.faults:
-        parts.append(Text(f"{_sentence(figures.faults)}: older figures are shown", "yellow"))
+        names = " and ".join(figures.faults)
+        parts.append(Text(f"No answer from {names}: these are older figures", "yellow"))
     view = Table.grid()
     view.add_column(width=width)
     for part in parts:
@@ -112,7 +113,7 @@ def figures_line(figures: Figures, processes: Sequence[ProcessState]) -> str:
             f"refused {sum(figures.refused.values())}",
             f"lag {figures.lag_offsets} ({figures.lag_seconds:.1f} s)",
             *troubled,
-            *figures.faults,
+            *(f"no answer from {name}" for name in figures.faults),
         )
     )
 
@@ -157,11 +158,11 @@ def _alerts_and_refusals(figures: Figures, width: int) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", min_width=14)
     grid.add_column(justify="right", style="bold", min_width=13)
-    grid.add_column()
+    grid.add_column(no_wrap=True, overflow="ellipsis")
     levels = sorted({*_LEVELS, *figures.alerts})
     counts = [(level, figures.alerts.get(level, 0)) for level in levels]
-    alerts = Text("   ").join(
-        Text.assemble((f"{level} % ", "dim"), (f"{count:,}", "" if count else "dim"))
+    alerts = Text("  ").join(
+        Text.assemble((f"{level}% ", "dim"), (f"{count:,}", "" if count else "dim"))
         for level, count in counts
     )
     grid.add_row("alerts", f"{sum(figures.alerts.values()):,}", alerts)
@@ -212,7 +213,7 @@ def _lists(figures: Figures, width: int) -> RenderableType:
     top = Table.grid(padding=(0, 2))
     top.add_column()
     top.add_column(justify="right")
-    top.add_row(Text("most credits today (UTC)", "dim"))
+    top.add_row(Text("credits today (UTC)", "dim"))
     for tenant in figures.top:
         top.add_row(tenant.tenant, f"{tenant.credits_micros // MICROS:,}")
     if not figures.top:
@@ -258,11 +259,6 @@ def _level_style(level: int) -> str:
 def _example(figures: Figures) -> str:
     tenant = figures.top[0].tenant if figures.top else "tenant-00001"
     return f"msgmeter usage {tenant} --by day"
-
-
-def _sentence(faults: Sequence[str]) -> str:
-    text = " and ".join(faults)
-    return text[0].upper() + text[1:]
 
 
 def _curve(history: Sequence[float], columns: int) -> str:
