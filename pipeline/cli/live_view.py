@@ -204,7 +204,7 @@ def _lists(figures: Figures, width: int) -> RenderableType:
             Text.assemble(
                 (f"{at:%H:%M:%S}  ", "dim"),
                 f"{alert.tenant}  ",
-                (f"{alert.level} %", _level_style(alert.level)),
+                (f"{alert.level:>3}%", _level_style(alert.level)),
                 (f"  {alert.used_micros // MICROS:,} of {alert.limit_micros // MICROS:,}", "dim"),
             )
         )
