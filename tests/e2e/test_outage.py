@@ -70,7 +70,7 @@ def stored_offsets(clickhouse_url: str) -> set[tuple[int, int]]:
 
 @pytest.mark.timeout(600)
 def test_while_clickhouse_is_away_nothing_is_acknowledged_and_the_worker_waits_and_catches_up(
-    make_system: MakeSystem, own_clickhouse: EmbeddedClickHouse
+    own_clickhouse: EmbeddedClickHouse, make_system: MakeSystem
 ):
     system = make_system(clickhouse=f"{own_clickhouse.url}/default")
     log = log_now(Traffic(start_at=0, seed=3, messages=6_000, tenants=200, malformed=0, purchases=0.001))
@@ -107,4 +107,21 @@ def test_while_clickhouse_is_away_nothing_is_acknowledged_and_the_worker_waits_a
     own_clickhouse.start()
     system.await_all_committed()
     assert worker.rebalances() == 1
+    assert system.totals().differences(system.simulated(log)) == []
+
+
+@pytest.mark.timeout(600)
+def test_a_broker_that_is_killed_and_comes_back_costs_nothing(
+    own_broker: EmbeddedBroker, make_system: MakeSystem
+):
+    system = make_system(kafka=own_broker.bootstrap_servers)
+    log = log_now(Traffic(start_at=0, seed=4, messages=15_000, tenants=200, purchases=0.001))
+    worker = system.worker().start()
+    gateway = system.gateway(log, records_per_second=1_000)
+    worker.await_condition(lambda: sum(system.committed().values()) > 1_000, "committed something")
+    own_broker.kill()
+    own_broker.start()
+    gateway.join()
+    system.await_all_committed()
+    assert worker.is_running
     assert system.totals().differences(system.simulated(log)) == []
