@@ -139,6 +139,7 @@ def make_app(settings: Settings) -> MeterApp:
         connect=partial(connect, settings.clickhouse),
         producer=partial(_producer_of, app),
         owns=partial(confirm_ownership, app),
+        commit=partial(_commit, app),
     )
     _declare_agent(app)
     _watch_assignment(app)
@@ -164,6 +165,10 @@ def _watch_assignment(app: MeterApp) -> None:
 
 def _producer_of(app: MeterApp) -> Any:  # noqa: ANN401 - aiokafka is untyped
     return app.producer._ensure_producer()  # noqa: SLF001 - Faust has no public way to the producer it runs
+
+
+async def _commit(app: MeterApp) -> None:
+    await app.consumer.commit()
 
 
 def _end_offset(app: MeterApp, partition: int) -> int | None:

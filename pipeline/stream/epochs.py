@@ -8,7 +8,7 @@ is also a *checkpoint*. The order is the proof that nothing is lost or counted t
 2. alerts, results, refusals and forwards are written to Kafka and acknowledged by the broker;
 3. at a checkpoint: usage windows and account snapshots, which are absolute, are stored;
 4. at a checkpoint: tables are written, identities and windows first, accounts last, each acknowledged;
-5. at a checkpoint: the chunks are acknowledged in order; Faust commits their offsets.
+5. at a checkpoint: the chunks are acknowledged in order, and Faust is asked to commit their offsets.
 
 A crash anywhere replays from the committed offset. Steps 1 to 3 replace themselves; of 4 each value knows the
 offset it has applied, and as accounts come last, an account that has seen a record proves that identities and
@@ -121,8 +121,9 @@ class Meter:
         connect: Callable[[], Client],
         producer: Callable[[], Any],
         owns: Callable[[], Awaitable[bool]],
+        commit: Callable[[], Awaitable[object]],
     ) -> None:
-        """`owns` asks the group whether this worker's assignment still holds."""
+        """`owns` asks the group whether this worker's assignment still holds; `commit` commits what is acked."""
         self._settings = settings
         self._rules = rules
         default = rules.default_terms()
@@ -132,6 +133,7 @@ class Meter:
         self._client: Client | None = None
         self._producer = producer
         self._owns = owns
+        self._commit = commit
         # Two threads: one insert at a time, and look-ups that need not wait for it.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="clickhouse")
         self._tokens = storing.Tokens()
@@ -348,6 +350,7 @@ class Meter:
                 continue
             for event in events:
                 event.ack()
+        await self._commit()
 
     async def _write(self, partition: int, changes: StateChanges) -> None:
         """Step 4: what accounts lean on first."""
