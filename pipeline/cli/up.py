@@ -153,11 +153,11 @@ def _answers(url: str) -> bool:
 
 def _start(stack: Stack, console: Console) -> None:
     """Start everything, telling what is being waited for."""
-    if not stack.kafka and not any(cache_directory().glob("kafka-[0-9a-f]*")):
-        console.print(f"First start: Maven fetches Apache Kafka (43 MB) into {cache_directory()}, once.")
     if not stack.kafka:
-        with console.status("looking for Java and Kafka's jars"):
-            java()
+        java()
+        if not any(cache_directory().glob("kafka-[0-9a-f]*")):
+            console.print(f"First start: Maven fetches Apache Kafka (43 MB) into {cache_directory()}, once.")
+        with console.status("looking for Kafka's jars"):
             kafka_jars()
     if not console.is_terminal:
         console.print("starting broker, ClickHouse, worker and gateway")
