@@ -230,7 +230,8 @@ class PartitionFold:
             return  # A replay of a record that did not charge.
         if stored:
             known = stored.get(identity)
-            if known is not None and known.offset != offset:
+            # A charge further on is our own, stored before a crash: this is its replay.
+            if known is not None and known.offset < offset:
                 same = known.fingerprint == fingerprint
                 self._count("duplicates") if same else self._refuse(each, Refusal.IDENTITY_CONFLICT)
                 return

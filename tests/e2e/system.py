@@ -86,6 +86,13 @@ class System:
         """What came of them."""
         return running(self.settings.kafka, self.settings.clickhouse)
 
+    def assert_agreement(self, records: Iterable[LogRecord], note: str = "") -> Totals:
+        """Fails with all differences unless the system says what the simulation of the records says."""
+        totals, expected = self.totals(), self.simulated(records)
+        differences = "\n".join(totals.differences(expected))
+        assert not differences, f"{note}\n{differences}"
+        return totals
+
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
         """The answer to a query."""
         client = clickhouse_connect.get_client(dsn=self.settings.clickhouse)

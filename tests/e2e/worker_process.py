@@ -119,6 +119,11 @@ class WorkerProcess:
         """Returns when the present life has folded a first chunk."""
         self.await_condition(lambda: self.metric("partitions_owned") > 0, "took a chunk", deadline_seconds)
 
+    def await_later(self, seconds: float) -> None:
+        """Lets the worker work on, so that a kill meets it at a random moment; fails when it dies by itself."""
+        time.sleep(seconds)
+        assert self.is_running, f"{self.name} ended with {self.exit_code}\n{self.log_tail()}"
+
     def await_condition(self, holds: Callable[[], object], what: str, deadline_seconds: float = 120) -> None:
         """Returns when `holds()`; fails when the worker has died or the deadline has passed."""
         deadline = time.monotonic() + deadline_seconds
