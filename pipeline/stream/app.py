@@ -15,13 +15,14 @@ from faust.types import TP
 
 from pipeline import metrics
 from pipeline.clickhouse.client import connect
-from pipeline.core.rules import HOUR_MILLISECONDS, Rules
-from pipeline.data import load_plan, load_rate_cards
+from pipeline.data.rules import make_rules
 from pipeline.settings import Settings
 from pipeline.stream.chunks import ChunkTransport, Untouched, transport_settings
-from pipeline.stream.epochs import Meter, Tables
+from pipeline.stream.epochs import Meter
 from pipeline.stream.exits import ExitCode, end_process, ends_process_on_error
+from pipeline.stream.figures import read_state
 from pipeline.stream.log_ends import LogEnds
+from pipeline.stream.partitions import Tables
 from pipeline.stream.producer import BarrierProducer
 from pipeline.stream.recovery import MeterTableManager
 from pipeline.stream.sensors import SendErrorEndsProcess
@@ -79,22 +80,6 @@ class MeterApp(faust.App):  # type: ignore[misc]
             self.watchdog.stop()
 
 
-def make_rules(settings: Settings) -> Rules:
-    """The data and bounds of folds under these settings."""
-    return Rules(
-        cards=load_rate_cards(),
-        partitions=settings.partitions,
-        command_key=settings.command_key.encode(),
-        counterparty_key=settings.counterparty_key.encode(),
-        default_plan=load_plan(settings.default_plan) if settings.default_plan else None,
-        identity_milliseconds=settings.identity_hours * HOUR_MILLISECONDS,
-        identity_limit=settings.identity_limit // settings.partitions,
-        pending_milliseconds=settings.pending_hours * HOUR_MILLISECONDS,
-        pending_limit=max(settings.pending_limit // settings.partitions, 1),
-        window_milliseconds=settings.window_hours * HOUR_MILLISECONDS,
-    )
-
-
 def make_app(settings: Settings) -> MeterApp:
     """A worker's app; one per process, started once."""
     servers = settings.kafka.split(",")
@@ -140,10 +125,11 @@ def make_app(settings: Settings) -> MeterApp:
         producer=partial(_producer_of, app),
         owns=partial(confirm_ownership, app),
         commit=partial(_commit, app),
+        generation=partial(_generation_of, app),
     )
     _declare_agent(app)
     _watch_assignment(app)
-    metrics.WorkerState(lambda: app.meter.read_state(partial(_end_offset, app)))
+    metrics.WorkerState(lambda: read_state(app.meter.partitions, partial(_end_offset, app)))
     return app
 
 
@@ -165,6 +151,11 @@ def _watch_assignment(app: MeterApp) -> None:
 
 def _producer_of(app: MeterApp) -> Any:  # noqa: ANN401 - aiokafka is untyped
     return app.producer._ensure_producer()  # noqa: SLF001 - Faust has no public way to the producer it runs
+
+
+def _generation_of(app: MeterApp) -> int:
+    generation: int = app.consumer_generation_id
+    return generation
 
 
 async def _commit(app: MeterApp) -> None:

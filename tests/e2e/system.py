@@ -18,10 +18,10 @@ from confluent_kafka.admin import AdminClient
 from pipeline.clickhouse.client import connect
 from pipeline.clickhouse.migrate import apply_migrations, create_database
 from pipeline.core.simulation import Report, simulate
+from pipeline.data.rules import make_rules
 from pipeline.logfile import LogRecord, read_log, sign_plain, write_log
 from pipeline.sending import LogSender
 from pipeline.settings import Settings
-from pipeline.stream.app import make_rules
 from pipeline.topics import create_topics, topics
 from pipeline.traffic import Traffic, TrafficGenerator
 from tests.e2e.agreement import Totals, committed, running, simulated, uncommitted
