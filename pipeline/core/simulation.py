@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from pipeline.core.admission import FUTURE_MILLISECONDS, LATEST_AT
 from pipeline.core.amounts import format_credits
 from pipeline.core.identity import APPLIED_BYTES
 from pipeline.core.ledger import FOREVER_AT, Account, Entry
@@ -104,7 +105,7 @@ class Report:
             "results": self.results,
             "refusals": self.refusals,
             "entries": [
-                {"tenant": tenant, **msgspec.structs.asdict(entry), "amount": format_credits(entry.amount)}
+                _entry(tenant, entry)
                 for tenant, entry in sorted(
                     self.entries, key=lambda item: (item[0], item[1].posted_at, item[1].entry_id)
                 )
@@ -123,13 +124,22 @@ def simulate(
 ) -> Report:
     """Folds a log. How it is cut into chunks and checkpoints changes nothing in the report.
 
-    Raises ValueError for a record without a time of receipt, which neither the file nor the record gives.
+    Raises ValueError for a record without a time of receipt, which neither the file nor the record gives, and
+    for an end `until` that lies before the log's own, or in 2100 or later.
     """
     run = _Run(rules, chunk_records, checkpoint_records)
+    latest_at = 0
     for record in records:
+        if record.received_at is None:
+            raise ValueError(
+                "the log's first record says neither received_at nor when it occurred; add one of them"
+            )
+        latest_at = max(latest_at, record.received_at)
         run.take(record.key, record.value, record.headers, record.received_at)
     run.fold_all()
     if until is not None:
+        if not latest_at <= until < LATEST_AT - FUTURE_MILLISECONDS:
+            raise ValueError(f"until {until} is before the log's end, at {latest_at}, or after {LATEST_AT}")
         for tenant in sorted(run.tenants()):
             key, value = tenant.encode(), _tick(tenant, until)
             run.take(key, value, signed_headers(rules.command_key, "command", key, value), until)
@@ -150,13 +160,9 @@ class _Run:
         self._usage_entries: dict[tuple[str, str], tuple[str, Entry]] = {}
 
     def take(
-        self, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]], received_at: int | None
+        self, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]], received_at: int
     ) -> None:
         number = partition_of(key, self._rules.partitions) if key else 0
-        if received_at is None:
-            raise ValueError(
-                "the log's first record says neither received_at nor when it occurred; add one of them"
-            )
         kept = self._partitions.get(number)
         if kept is None:
             kept = self._partitions[number] = _Kept(number, self._rules)
@@ -218,17 +224,21 @@ class _Run:
             for kept in self._partitions.values()
             for value in kept.accounts.values()
         ]
-        windows, days = _sum(self._outcomes.facts)
+        outcomes = self._outcomes
+        windows, days = _sum(outcomes.facts)
+        # Partitions are folded in turns, which depend on the size of chunks; positions do not.
+        for told in (outcomes.results, outcomes.refusals):
+            told.sort(key=lambda each: (each["partition"], each["offset"]))
         return Report(
             accounts={account.tenant: account for account in accounts},
             windows=windows,
             days=days,
-            alerts=self._outcomes.alerts,
-            results=self._outcomes.results,
-            refusals=self._outcomes.refusals,
-            entries=[*self._outcomes.entries, *self._usage_entries.values()],
-            facts=self._outcomes.facts,
-            counts=self._outcomes.counts,
+            alerts=outcomes.alerts,
+            results=outcomes.results,
+            refusals=outcomes.refusals,
+            entries=[*outcomes.entries, *self._usage_entries.values()],
+            facts=outcomes.facts,
+            counts=outcomes.counts,
         )
 
 
@@ -288,6 +298,16 @@ def _account(account: Account) -> Document:
             }
             for grant in account.grants
         ],
+    }
+
+
+def _entry(tenant: str, entry: Entry) -> Document:
+    after = entry.balance_after
+    return {
+        "tenant": tenant,
+        **msgspec.structs.asdict(entry),
+        "amount": format_credits(entry.amount),
+        "balance_after": None if after is None else format_credits(after),
     }
 
 
