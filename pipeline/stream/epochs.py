@@ -23,11 +23,10 @@ group's heartbeats, which are another thread's, go on.
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from clickhouse_connect.driver.client import Client
 
@@ -35,7 +34,6 @@ from pipeline import metrics
 from pipeline.clickhouse.client import Table
 from pipeline.clickhouse.facts import fact_columns
 from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE
-from pipeline.core.identity import NEVER_AT
 from pipeline.core.ledger import Account
 from pipeline.core.outcomes import FACT_COLUMNS, Fact, Outcomes, refusal_document
 from pipeline.core.plans import PlanTerms
@@ -45,43 +43,21 @@ from pipeline.core.rules import Rules
 from pipeline.errors import Transient
 from pipeline.settings import Settings
 from pipeline.stream import storing
-from pipeline.stream.cutter import Chunk
+from pipeline.stream.figures import observe_epoch
+from pipeline.stream.partitions import ChunkEvent, OwnedPartition, Tables
 from pipeline.stream.publishing import publications, publish
-from pipeline.stream.tables import NotOwnedError, StateTable
+from pipeline.stream.tables import NotOwnedError
 
 _log = logging.getLogger(__name__)
 
-_TENANT, _ID, _OFFSET, _PARTITION, _RECEIVED, _CREDITS = (
+_TENANT, _ID, _OFFSET, _PARTITION, _RECEIVED = (
     FACT_COLUMNS.index(name)
-    for name in ("tenant", "message_id", "kafka_offset", "kafka_partition", "received_at", "credits_micros")
+    for name in ("tenant", "message_id", "kafka_offset", "kafka_partition", "received_at")
 )
 _LONGEST_RETRY_SECONDS = 15.0
 _Answer = TypeVar("_Answer")
 _Columns = list[list[Any]]
 _OWNERSHIP_RETRY_SECONDS = 0.5
-_NOTHING_YET = -1
-
-
-class ChunkEvent(Protocol):
-    """A Faust event whose value is a chunk."""
-
-    value: Chunk
-
-    def ack(self) -> bool:
-        """Lets the chunk's offset be committed."""
-        ...
-
-
-@dataclass
-class OwnedPartition:
-    """A partition while this worker owns it."""
-
-    fold: PartitionFold
-    generation_id: int
-    events: deque[ChunkEvent] = field(default_factory=deque)
-    """Folded and not yet acknowledged, in log order."""
-    folded_offset: int = _NOTHING_YET
-    last_received_at: int = 0
 
 
 @dataclass
@@ -101,15 +77,6 @@ class Epoch:
         return [fact for outcomes in self.outcomes.values() for fact in outcomes.facts]
 
 
-@dataclass(frozen=True)
-class Tables:
-    """The Faust tables of the worker."""
-
-    identities: StateTable
-    windows: StateTable
-    accounts: StateTable
-
-
 class Meter:
     """Folds this worker's partitions and closes their epochs; one per process."""
 
@@ -122,8 +89,12 @@ class Meter:
         producer: Callable[[], Any],
         owns: Callable[[], Awaitable[bool]],
         commit: Callable[[], Awaitable[object]],
+        generation: Callable[[], int],
     ) -> None:
-        """`owns` asks the group whether this worker's assignment still holds; `commit` commits what is acked."""
+        """`owns` asks the group whether this worker's assignment still holds; `commit` commits what is acked.
+
+        `generation` gives the group's generation as this worker knows it.
+        """
         self._settings = settings
         self._rules = rules
         default = rules.default_terms()
@@ -134,6 +105,7 @@ class Meter:
         self._producer = producer
         self._owns = owns
         self._commit = commit
+        self._generation = generation
         # Two threads: one insert at a time, and look-ups that need not wait for it.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="clickhouse")
         self._tokens = storing.Tokens()
@@ -152,12 +124,19 @@ class Meter:
     # Chunks in.
 
     async def take(self, event: ChunkEvent, partition: int) -> None:
-        """Folds one chunk; waits while a whole epoch is ahead of the one being stored."""
+        """Folds one chunk; waits while a whole epoch is ahead of the one being stored.
+
+        A chunk that was fetched before the last rebalance is passed over: its partition's owner, perhaps this
+        worker again, reads it anew from the committed offset.
+        """
         chunk = event.value
-        owned = self.partitions.get(partition)
-        if owned is None or owned.generation_id != chunk.generation_id:
-            owned = self._own(partition, chunk.generation_id)
         await self._room.wait()
+        try:
+            owned = self._owned(partition, chunk.generation_id, chunk.start_offset)
+        except NotOwnedError:
+            return
+        if owned is None:
+            return
         admitted = owned.fold.admit(chunk.records)
         look_ups = owned.fold.look_ups(admitted)
         stored = NOTHING_STORED
@@ -173,18 +152,22 @@ class Meter:
         self._count(len(chunk.records), commands=bool(owned.fold.outcomes.results))
         chunk.release()
 
-    def _own(self, partition: int, generation_id: int) -> OwnedPartition:
-        """Takes a partition up from its tables."""
-        tables = self._tables
-        fold = PartitionFold(
-            partition,
-            self._rules,
-            lambda key: tables.accounts.get(partition, key),
-            lambda key: tables.windows.get(partition, key),
-            [value for _, value in tables.identities.items(partition)],
-            [key for key, _ in tables.windows.items(partition)],
-        )
-        owned = self.partitions[partition] = OwnedPartition(fold, generation_id)
+    def _owned(self, partition: int, generation_id: int, start_offset: int) -> OwnedPartition | None:
+        """The partition's fold in this generation of the group, taken up from its tables if it is new."""
+        if generation_id != self._generation():
+            return None
+        owned = self.partitions.get(partition)
+        if owned is None or owned.generation_id != generation_id:
+            tables = self._tables
+            fold = PartitionFold(
+                partition,
+                self._rules,
+                lambda key: tables.accounts.get(partition, key),
+                lambda key: tables.windows.get(partition, key),
+                [value for _, value in tables.identities.items(partition)],
+                [key for key, _ in tables.windows.items(partition)],
+            )
+            owned = self.partitions[partition] = OwnedPartition(fold, generation_id, start_offset - 1)
         return owned
 
     def _count(self, rows: int, *, commands: bool) -> None:
@@ -207,8 +190,10 @@ class Meter:
 
     async def run(self) -> None:
         """Closes epochs until `stop`; whatever goes wrong and may not pass by itself is raised."""
-        while not self._stopping:
+        while True:
             await self._until_due()
+            if self._stopping:
+                return  # The last epoch is `stop`'s.
             await self.close_epoch(checkpoint=self._checkpoint_due())
 
     async def stop(self) -> None:
@@ -259,7 +244,7 @@ class Meter:
                     for record in publications(outcomes, self._settings.partitions)
                 ],
             )
-            _observe(epoch, time.monotonic() - started_at)
+            observe_epoch(epoch.outcomes.values(), time.monotonic() - started_at)
             if checkpoint:
                 started_at = time.monotonic()
                 await self._keep(epoch)
@@ -350,6 +335,7 @@ class Meter:
                 continue
             for event in events:
                 event.ack()
+            owned.acknowledged_offset = changes.applied_offset
         await self._commit()
 
     async def _write(self, partition: int, changes: StateChanges) -> None:
@@ -393,36 +379,6 @@ class Meter:
                 _log.warning("ClickHouse is away, trying again in %.1f s: %s", delay_seconds, error)
                 await asyncio.sleep(delay_seconds)
 
-    # What is shown.
-
-    def read_state(self, end_offset: Callable[[int], int | None]) -> dict[str, float]:
-        """Figures for metrics; `end_offset` gives the log's end of a partition, where known."""
-        folds = [owned.fold for owned in self.partitions.values()]
-        behind = {
-            number: max((end_offset(number) or 0) - owned.folded_offset - 1, 0)
-            for number, owned in self.partitions.items()
-        }
-        oldest = min(
-            (self.partitions[number].last_received_at for number, lag in behind.items() if lag), default=0
-        )
-        now = time.time() * 1000
-        horizon_at = max((fold.identities.horizon_at for fold in folds), default=NEVER_AT)
-        return {
-            "partitions_owned": len(folds),
-            "consumer_lag_offsets": sum(behind.values()),
-            "consumer_lag_seconds": max(now - oldest, 0) / 1000 if oldest else 0,
-            "uncommitted_offsets": sum(
-                owned.folded_offset - owned.events[0].value.first_offset + 1
-                for owned in self.partitions.values()
-                if owned.events
-            ),
-            "identities_held": sum(len(fold.identities) for fold in folds),
-            "identities_held_bytes": sum(fold.identities.held_bytes for fold in folds),
-            "identities_pending": sum(len(fold.identities.pending) for fold in folds),
-            "identity_span_seconds": -1 if horizon_at == NEVER_AT else max(now - horizon_at, 0) / 1000,
-            "accounts_held": sum(fold.accounts_held for fold in folds),
-        }
-
 
 def _refuse_unstorable(epoch: Epoch, fact: Fact) -> None:
     """Records a fact ClickHouse does not take; its content is in messages.raw at the position given."""
@@ -432,39 +388,3 @@ def _refuse_unstorable(epoch: Epoch, fact: Fact) -> None:
             partition, fact[_OFFSET], Refusal.UNSTORABLE, b"", fact[_TENANT], fact[_ID], fact[_RECEIVED]
         )
     )
-
-
-def _observe(epoch: Epoch, seconds: float) -> None:
-    """Counts what an epoch brought."""
-    facts = 0
-    for outcomes in epoch.outcomes.values():
-        facts += len(outcomes.facts)
-        metrics.CREDITS.inc(sum(fact[_CREDITS] for fact in outcomes.facts) / 1_000_000)
-        metrics.REROUTED.inc(len(outcomes.forwards))
-        for name, metric in _COUNTED.items():
-            metric.inc(outcomes.counts[name])
-        for refusal in outcomes.refusals:
-            metrics.REFUSED.labels(refusal["reason"]).inc()
-        for alert in outcomes.alerts:
-            metrics.ALERTS.labels(alert["level"]).inc()
-        for result in outcomes.results:
-            metrics.COMMANDS.labels(result["outcome"]).inc()
-        if outcomes.facts:
-            metrics.STORED_SECONDS.observe(
-                time.time() - min(fact[_RECEIVED] for fact in outcomes.facts) / 1000
-            )
-    metrics.ACCEPTED.inc(facts)
-    metrics.EPOCH_ROWS.observe(facts)
-    metrics.EPOCH_SECONDS.observe(seconds)
-    metrics.LAST_EPOCH.set_to_current_time()
-
-
-_COUNTED = {
-    "received": metrics.RECEIVED,
-    "duplicates": metrics.DUPLICATES,
-    "statuses": metrics.STATUSES,
-    "late": metrics.LATE,
-    "unrated": metrics.UNRATED,
-    "segments_differ": metrics.SEGMENTS_DIFFER,
-    "windows_recomputed": metrics.WINDOWS_RECOMPUTED,
-}

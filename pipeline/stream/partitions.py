@@ -1,0 +1,46 @@
+"""What a worker holds of each partition it owns, and the tables behind it."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.core.process import PartitionFold
+from pipeline.stream.cutter import Chunk
+from pipeline.stream.tables import StateTable
+
+
+class ChunkEvent(Protocol):
+    """A Faust event whose value is a chunk."""
+
+    value: Chunk
+
+    def ack(self) -> bool:
+        """Let the chunk's offset be committed."""
+        ...
+
+
+@dataclass
+class OwnedPartition:
+    """A partition while this worker owns it, in one generation of the group."""
+
+    fold: PartitionFold
+    generation_id: int
+    acknowledged_offset: int
+    """Everything up to here is stored, kept and acknowledged; below the log's first offset at the beginning."""
+    events: deque[ChunkEvent] = field(default_factory=deque)
+    """Folded and not yet part of a checkpoint, in log order."""
+    folded_offset: int = -1
+    last_received_at: int = 0
+
+    def __post_init__(self) -> None:
+        """Nothing is folded yet."""
+        self.folded_offset = self.acknowledged_offset
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The Faust tables of the worker."""
+
+    identities: StateTable
+    windows: StateTable
+    accounts: StateTable
