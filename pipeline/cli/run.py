@@ -5,6 +5,7 @@ import logging
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.settings import describe_settings, load_settings
 
@@ -40,5 +41,5 @@ def settings() -> None:
     """List every setting with its default."""
     table = Table("environment variable", "default", "meaning", box=None)
     for name, default, meaning in describe_settings():
-        table.add_row(name, default, meaning)
-    Console().print(table)
+        table.add_row(*map(Text, (name, default, meaning)))
+    Console(markup=False).print(table)
