@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import functools
+import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,15 @@ class Tables:
         script = Path(__file__).with_name("counting_worker.py")
         arguments = [self.servers, self.group, self.topic, self.directory / name, "--store", self.store]
         return Worker([sys.executable, script, *arguments, *options])
+
+    @contextlib.contextmanager
+    def running(self, name: str, *options: str) -> Iterator[Worker]:
+        """A worker process until the end of the block, if it has not ended before."""
+        worker = self.process(name, *options)
+        try:
+            yield worker
+        finally:
+            worker.end(signal.SIGKILL)
 
     def produce_to(self, partition: int, count: int) -> None:
         """Append records to one partition of the source topic."""

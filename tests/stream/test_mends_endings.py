@@ -1,15 +1,14 @@
 """Mends C, D and G: a worker ends, at once with a code of its own, before it loses anything."""
 
 import asyncio
-import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiokafka.protocol.group import LeaveGroupRequest
-from table_scene import PARTITIONS, Tables, Worker, until
+from table_scene import PARTITIONS, Tables, until
 
 from pipeline.embedded.broker import EmbeddedBroker
 from pipeline.stream.exits import ExitCode
@@ -29,21 +28,12 @@ def scene(
     return tables
 
 
-@contextlib.contextmanager
-def process(scene: Tables, name: str, *options: str) -> Iterator[Worker]:
-    worker = scene.process(name, *options)
-    try:
-        yield worker
-    finally:
-        worker.end(signal.SIGKILL)
-
-
 @pytest.mark.parametrize("size_bytes", [5_000, 5_000_000], ids=["broker refuses it", "client refuses it"])
 async def test_a_record_that_cannot_be_sent_ends_the_process(
     size_bytes: int, scene: Tables, create_topic: Callable[..., str]
 ) -> None:
     alerts = create_topic("alerts", max_message_bytes=1_000)
-    with process(scene, "worker", f"--alert-topic={alerts}", f"--alert-bytes={size_bytes}") as worker:
+    with scene.running("worker", f"--alert-topic={alerts}", f"--alert-bytes={size_bytes}") as worker:
         assert await worker.exit_code() == ExitCode.SEND_FAILED
 
 
@@ -51,7 +41,7 @@ async def test_an_exception_in_an_agent_ends_the_process_and_its_chunk_is_not_co
     scene: Tables,
 ) -> None:
     await asyncio.to_thread(scene.produce, [b"k"] * 200)
-    with process(scene, "worker", "--fail-at-offset=150") as worker:
+    with scene.running("worker", "--fail-at-offset=150") as worker:
         await scene.until_committed(200)
         await asyncio.to_thread(scene.produce, [b"k"] * 200)
         assert await worker.exit_code() == ExitCode.AGENT_FAILED
@@ -59,13 +49,13 @@ async def test_an_exception_in_an_agent_ends_the_process_and_its_chunk_is_not_co
 
 
 async def test_a_loop_that_stands_still_ends_the_process(scene: Tables) -> None:
-    with process(scene, "worker", "--watchdog-seconds=0.5", "--stall-seconds=600") as worker:
+    with scene.running("worker", "--watchdog-seconds=0.5", "--stall-seconds=600") as worker:
         assert await worker.exit_code() == ExitCode.LOOP_STALLED
 
 
 async def test_a_process_that_was_paused_ends_when_it_wakes(scene: Tables) -> None:
     await asyncio.to_thread(scene.produce, [b"k"] * 200)
-    with process(scene, "worker", "--watchdog-seconds=1", "--pause-before-send=1") as worker:
+    with scene.running("worker", "--watchdog-seconds=1", "--pause-before-send=1") as worker:
         await worker.line("paused")
         await asyncio.sleep(1.5)  # The pause itself is what is tested: longer than the watchdog's limit.
         worker.process.send_signal(signal.SIGCONT)
@@ -90,9 +80,9 @@ async def expel(coordinator: Any) -> None:
 async def test_what_a_paused_worker_writes_after_its_session_changes_nothing(scene: Tables) -> None:
     """The worst case: no watchdog, and the pause begins behind the confirmation."""
     await asyncio.to_thread(scene.produce, [b"k"] * 200)
-    with process(scene, "zombie", "--unconfirmed", "--pause-before-send=1") as zombie:
+    with scene.running("zombie", "--unconfirmed", "--pause-before-send=1") as zombie:
         await zombie.line("paused")
-        with process(scene, "successor") as successor:
+        with scene.running("successor") as successor:
             await scene.until_committed(200)
             await asyncio.to_thread(scene.produce, [b"k"] * 200)
             await scene.until_committed(400)

@@ -1,7 +1,6 @@
 """Mend A (streams go on in the right order after a rebalance) and mend F (the changelog is never behind)."""
 
 import asyncio
-import signal
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from table_scene import PARTITIONS, Tables, make_app, until
 from pipeline.embedded.broker import EmbeddedBroker
 from pipeline.stream.exits import ExitCode
 
-RECORDS = 6_000
+SLICE = 100
 
 
 @pytest.fixture
@@ -47,7 +46,8 @@ class SlowSeekTransport(driver.Transport):  # type: ignore[misc]
 class Reader:
     """A worker on Faust's own transport that notes and acknowledges every record, one by one."""
 
-    def __init__(self, scene: Tables, name: str) -> None:
+    def __init__(self, scene: Tables, name: str, enough: asyncio.Event) -> None:
+        self.enough = enough
         self.seen: set[tuple[int, int]] = set()
         self.app = make_app(
             scene.servers, scene.group, scene.topic, scene.directory / name, stream_buffer_maxsize=4096
@@ -59,61 +59,67 @@ class Reader:
         async def note(stream: Any) -> None:
             async for event in stream.events():
                 self.seen.add((event.message.partition, event.message.offset))
+                if not self.enough.is_set():
+                    await asyncio.sleep(0.001)  # Slower than the source, so that queues are never empty.
 
 
 async def test_no_record_is_committed_unseen_while_workers_come_and_go(scene: Tables) -> None:
-    first, second = Reader(scene, "first"), Reader(scene, "second")
+    enough = asyncio.Event()
+    first, second = Reader(scene, "first", enough), Reader(scene, "second", enough)
+    producing = asyncio.create_task(produce_until(enough, scene))
     await first.app.start()
-    producing = asyncio.create_task(produce_slowly(scene))
-    await until(lambda: len(first.seen) > RECORDS / 6)
+    await until(lambda: len(first.seen) > 10 * SLICE)
     await second.app.start()
-    await until(lambda: len(second.seen) > RECORDS / 20)
+    await until(lambda: len(second.seen) > 5 * SLICE)
     await second.app.stop()
-    await producing
-    await scene.until_committed(RECORDS)
+    seen = len(first.seen)
+    await until(lambda: len(first.seen) > seen + 10 * SLICE)
+    enough.set()
+    produced = await producing
+    await scene.until_committed(produced)
     await first.app.stop()
-    assert len(first.seen | second.seen) == RECORDS
+    assert len(first.seen | second.seen) == produced
 
 
-async def produce_slowly(scene: Tables) -> None:
-    """Append records over some seconds, each with a key of its own: no later record makes up for a lost one."""
-    for _ in range(RECORDS // 100):
-        await asyncio.to_thread(scene.produce, [uuid.uuid4().bytes for _ in range(100)])
-        await asyncio.sleep(0.03)
+async def produce_until(enough: asyncio.Event, scene: Tables) -> int:
+    """Append records, a slice at a time, and give how many."""
+    produced = 0
+    while not enough.is_set():
+        await produce_slice(scene)
+        produced += SLICE
+    return produced
+
+
+async def produce_slice(scene: Tables) -> None:
+    """Append some records, each with a key of its own: no later record makes up for a lost one."""
+    await asyncio.to_thread(scene.produce, [uuid.uuid4().bytes for _ in range(SLICE)])
+    await asyncio.sleep(0.03)
 
 
 @pytest.mark.parametrize("fault", ["--kill-before-send=3", "--kill-before-apply=3"])
 async def test_a_kill_during_a_write_leaves_changelog_and_file_in_agreement(
     fault: str, scene: Tables
 ) -> None:
-    for end in ([fault], []):
-        worker = scene.process("same-directory", *end)
-        try:
-            producing = asyncio.create_task(produce_slowly(scene))
-            if end:
-                await worker.line("killed")
-            await producing
-            if not end:
-                await scene.until_committed(2 * RECORDS)
-        finally:
-            worker.end(signal.SIGKILL)
-    same, fresh = await scene.contents(0, "same-directory"), await scene.contents(0, "another-directory")
-    assert same == fresh
-    assert (await scene.counts("another-directory")).total() == 2 * RECORDS
+    produced = 0
+    with scene.running("same-directory", fault) as killed:
+        while killed.process.poll() is None:
+            await produce_slice(scene)
+            produced += SLICE
+        assert await killed.line("killed")
+    with scene.running("same-directory"):
+        await scene.until_committed(produced)
+    for partition in range(PARTITIONS):
+        same = await scene.contents(partition, "same-directory")
+        assert same == await scene.contents(partition, "another-directory")
+    assert (await scene.counts("another-directory")).total() == produced
 
 
 async def test_an_exception_in_a_recovery_callback_ends_the_process(scene: Tables) -> None:
-    worker = scene.process("worker", "--fail-in-callback")
-    try:
+    with scene.running("worker", "--fail-in-callback") as worker:
         assert await worker.exit_code() == ExitCode.RECOVERY_FAILED
-    finally:
-        worker.end(signal.SIGKILL)
 
 
 async def test_a_missing_changelog_ends_the_process(scene: Tables) -> None:
     scene.delete_changelog()
-    worker = scene.process("worker")
-    try:
+    with scene.running("worker") as worker:
         assert await worker.exit_code() == ExitCode.RECOVERY_FAILED
-    finally:
-        worker.end(signal.SIGKILL)
