@@ -27,10 +27,7 @@ from pipeline.core.outcomes import Outcomes, alert_document
 from pipeline.core.plans import PlanTerms
 from pipeline.core.records import STATUS_BITS
 from pipeline.core.thresholds import NEVER_REACHED, crossed, next_amount, still_fired
-from pipeline.core.usage import Window
-
-Split = tuple[str, int, Mapping[str, int]]
-"""The first grant burned, the micro-credits taken from it, and the same for further ones; id "" is uncovered."""
+from pipeline.core.usage import Split, Window
 
 NO_FURTHER: Mapping[str, int] = {}
 """Shared by all charges that one grant covers: nearly every one."""

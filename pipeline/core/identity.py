@@ -24,17 +24,20 @@ an open delta is rewritten at every checkpoint until it is large, then sealed.
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from hashlib import blake2b
 from struct import Struct as Layout
-from typing import NamedTuple
 
-import msgspec
-from msgspec import Struct
+from pipeline.core.identity_deltas import (
+    Draft,
+    IdentityDelta,
+    KeptDelta,
+    Span,
+    decode_delta,
+    delta_key,
+    encode_delta,
+)
 
 KEY_BYTES = 16
-APPLIED_BYTES = 8
-"""Every kept value begins with its applied offset + 1, big-endian, so that recovery compares without decoding."""
 SEALED_WEIGHT = 4096
 """New and changed identities after which a delta is sealed; 4 096 x 28 B is rewritten at most per checkpoint."""
 CUT_WEIGHT = 16_384
@@ -49,70 +52,7 @@ def message_key(tenant: str, source: str, message_id: str) -> bytes:
     return blake2b(f"{tenant}\0{source}\0{message_id}".encode(), digest_size=KEY_BYTES).digest()
 
 
-class Draft(Struct, gc=False, array_like=True):
-    """What was learnt of a message before it could be charged. Empty strings and 0 stand for not yet known."""
-
-    first_received_at: int
-    first_offset: int
-    fingerprint: int
-    statuses: int = 0
-    """The set of statuses seen, as bits of `records.STATUS_BITS`."""
-    status: str = ""
-    """The first billable status seen."""
-    segments: int = 0
-    encoding: str = ""
-    country: str = ""
-    category: str = ""
-    list: str = ""
-    campaign: str = ""
-    recipients: int = 1
-
-
-class IdentityDelta(Struct, array_like=True):
-    """One persisted step of an index: what changed between two offsets."""
-
-    applied_offset: int
-    number: int
-    """Deltas of a partition are numbered from 0, without gaps."""
-    base: int
-    """Sequence number of the first new charged identity; they are numbered in the order they were charged."""
-    new: tuple[bytes, bytes, bytes, bytes]
-    """Columns high, low, word, fingerprint of the new ones, little-endian."""
-    changed: tuple[bytes, bytes]
-    """Columns sequence, word of older ones whose set of statuses grew."""
-    pending: dict[bytes, Draft | None]
-    """Drafts as they are now; none where the identity was charged or given up."""
-    charged_drafts: dict[int, Draft]
-    """By charging offset: drafts of new ones, for a replay of the charging record."""
-    received_until: int
-    occurred_until: int
-    horizon_at: int
-    """Every charged identity ever evicted occurred at or before this instant."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """The charged identities of one delta, as far as eviction needs to know them."""
-
-    end: int
-    """Sequence number after the last one."""
-    applied_offset: int
-    received_until: int
-    occurred_until: int
-
-
-class _Kept(NamedTuple):
-    """What decides when a persisted delta can go."""
-
-    number: int
-    end: int
-    applied_offset: int
-    received_until: int
-
-
 _halves: Callable[[bytes], tuple[int, int]] = Layout("<QQ").unpack
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(IdentityDelta).decode
 
 
 class IdentityIndex:
@@ -139,7 +79,7 @@ class IdentityIndex:
         self._first = 0  # sequence number of slot 0
         self._live = 0  # slots below this one are evicted, until the next rebuild drops them
         self._spans: deque[Span] = deque()
-        self._persisted: deque[_Kept] = deque()  # the deltas in the table
+        self._persisted: deque[KeptDelta] = deque()  # the deltas in the table
         self._number = 0
         self._kept_offset = -1  # where the checkpoint before ended: a replay begins behind it
         self._sealed: list[tuple[bytes, bytes]] = []
@@ -339,7 +279,7 @@ class IdentityIndex:
 
     def load(self, deltas: Iterable[bytes]) -> None:
         """Takes up the persisted deltas of a partition, in any order, into an empty index."""
-        decoded = sorted((_decode(value[APPLIED_BYTES:]) for value in deltas), key=lambda delta: delta.number)
+        decoded = sorted(map(decode_delta, deltas), key=lambda delta: delta.number)
         for delta in decoded:
             self._load(delta)
         # What was changed is taken in the order of the log, which after a pause of one of two workers may not be
@@ -369,7 +309,7 @@ class IdentityIndex:
         self._number = delta.number + 1
         end = self._first + len(self._highs)
         self._spans.append(Span(end, self.applied_offset, delta.received_until, delta.occurred_until))
-        self._persisted.append(_Kept(delta.number, end, delta.applied_offset, delta.received_until))
+        self._persisted.append(KeptDelta(delta.number, end, delta.applied_offset, delta.received_until))
 
     def _load_changes(self, delta: IdentityDelta) -> None:
         for sequence, word in zip(array("Q", delta.changed[0]), array("Q", delta.changed[1]), strict=True):
@@ -419,9 +359,8 @@ class IdentityIndex:
         if self._persisted and self._persisted[-1].number == self._number:
             self._persisted.pop()
         end = self._first + len(self._highs)
-        self._persisted.append(_Kept(self._number, end, self.applied_offset, self._received_until))
-        applied = (self.applied_offset + 1).to_bytes(APPLIED_BYTES, "big")
-        return delta_key(self._number), applied + _encode(delta)
+        self._persisted.append(KeptDelta(self._number, end, self.applied_offset, self._received_until))
+        return delta_key(self._number), encode_delta(delta)
 
     # The open-addressing index: slot + 1, or 0 for a free place; at most two thirds full.
 
@@ -443,11 +382,6 @@ class IdentityIndex:
             while table[at]:
                 at = (at + 1) & mask
             table[at] = number
-
-
-def delta_key(number: int) -> bytes:
-    """A delta's key among those of its partition; big-endian, so that the order of keys is that of time."""
-    return number.to_bytes(8, "big")
 
 
 def _table_size(entries: int) -> int:

@@ -18,18 +18,16 @@ Invariants
   has none there. State may therefore be kept value by value, accounts last, and replayed from anywhere before.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
 
-import msgspec
-
-from pipeline.core.accounts import LiveAccount, Split, Terms
+from pipeline.core.accounts import LiveAccount, Terms
 from pipeline.core.admission import Admission, Admitted, LogRecord
 from pipeline.core.commands import apply_command
-from pipeline.core.identity import APPLIED_BYTES, Draft, IdentityIndex
-from pipeline.core.ledger import Account, Entry
+from pipeline.core.identity import IdentityIndex
+from pipeline.core.identity_deltas import Draft, agrees
 from pipeline.core.numbering import locate
 from pipeline.core.outcomes import Outcomes, refusal_document
 from pipeline.core.rating import quantity
@@ -37,7 +35,8 @@ from pipeline.core.records import STATUS_BITS, Message, Tick
 from pipeline.core.refusals import Refusal
 from pipeline.core.rules import HOUR_MILLISECONDS, Rules
 from pipeline.core.segments import MAX_SEGMENTS, measure, measure_as
-from pipeline.core.usage import Window, window_key
+from pipeline.core.state import AccountChanges, Load, PartitionState
+from pipeline.core.usage import late_entries
 from pipeline.core.windows import WINDOW_MILLISECONDS, local_day
 
 LATE_MILLISECONDS = HOUR_MILLISECONDS
@@ -56,22 +55,11 @@ NOTHING_STORED: Mapping[bytes, StoredCharge] = {}
 
 
 @dataclass(frozen=True, slots=True)
-class StateChanges:
+class StateChanges(AccountChanges):
     """What a checkpoint keeps: values by key (none: forget it), and the windows and accounts behind them."""
 
     identities: Mapping[bytes, bytes | None]
-    windows: Mapping[bytes, bytes | None]
-    accounts: Mapping[bytes, bytes | None]
-    changed_windows: Sequence[Window]
-    changed_accounts: Sequence[Account]
     applied_offset: int
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_account = msgspec.msgpack.Decoder(Account).decode
-_decode_window = msgspec.msgpack.Decoder(Window).decode
-
-Load = Callable[[bytes], bytes | None]
 
 
 class PartitionFold:
@@ -91,7 +79,6 @@ class PartitionFold:
         self.rules = rules
         self.outcomes = Outcomes()
         self.clock_at = 0
-        self._kept_until = 0
         self.identities = IdentityIndex(
             hold_milliseconds=rules.identity_milliseconds,
             limit=rules.identity_limit,
@@ -99,16 +86,11 @@ class PartitionFold:
             pending_limit=rules.pending_limit,
         )
         self.identities.load(identity_deltas)
-        self._load_account = load_account
-        self._load_window = load_window
-        self._default_terms = rules.default_terms()
         self._hash_counterparty = blake2b(digest_size=8, key=rules.counterparty_key[:64]).copy
-        self._accounts: dict[bytes, LiveAccount] = {}
+        self._state = PartitionState(partition, rules, load_account, load_window, window_keys)
+        self._accounts = self._state.accounts
         # A record adds to a window's value until it is this old by the account's clock; then facts are summed.
         self._window_held_milliseconds = rules.window_milliseconds + WINDOW_MILLISECONDS
-        self._kept_windows: dict[int, set[bytes]] = {}
-        for key in window_keys:
-            self._keep_window(key)
         self._admission = Admission(partition, rules, self._accounts)
 
     # The steps that the shell calls.
@@ -152,32 +134,18 @@ class PartitionFold:
         state and outcomes then end at the same offset.
         """
         self.identities.evict(self.clock_at)
-        changed_accounts = [live.account for live in self._accounts.values() if live.is_dirty]
-        changed_windows: list[Window] = []
-        windows: dict[bytes, bytes | None] = {}
-        for key, live in self._accounts.items():
-            for start, window in live.changed_windows.items():
-                kept_key = window_key(key, start)
-                windows[kept_key] = _value(window.applied_offset, window)
-                self._keep_window(kept_key)
-                changed_windows.append(window)
-        windows |= self._drop_windows()
-        changes = StateChanges(
+        kept = self._state.checkpoint(self.clock_at)
+        return StateChanges(
+            accounts=kept.accounts,
+            windows=kept.windows,
+            changed_accounts=kept.changed_accounts,
+            changed_windows=kept.changed_windows,
             identities={
                 self.partition.to_bytes(2, "big") + key: value
                 for key, value in self.identities.checkpoint(self.clock_at).items()
             },
-            windows=windows,
-            accounts={
-                account.tenant.encode(): _value(account.applied_offset, account)
-                for account in changed_accounts
-            },
-            changed_windows=changed_windows,
-            changed_accounts=changed_accounts,
             applied_offset=self.identities.folded_offset,
         )
-        self._let_go()
-        return changes
 
     @property
     def accounts_held(self) -> int:
@@ -187,7 +155,7 @@ class PartitionFold:
     # One record.
 
     def _command(self, each: Admitted) -> None:
-        live = self._account(each.key, each.content.tenant)
+        live = self._state.account(each.key, each.content.tenant)
         if each.offset <= live.account.applied_offset:
             return
         self.clock_at = max(self.clock_at, each.appended_at)
@@ -197,8 +165,8 @@ class PartitionFold:
         apply_command(each.content, each.value, live, self.rules, self.partition, each.offset, self.outcomes)
 
     def _message(self, each: Admitted, stored: Mapping[bytes, StoredCharge]) -> None:
-        offset, appended_at, _, key, _, message, identity, occurred_at, fingerprint = each
-        live = self._accounts.get(key) or self._account(key, message.tenant)
+        offset, appended_at, _, key, _, message, _, occurred_at, _ = each
+        live = self._accounts.get(key) or self._state.account(key, message.tenant)
         account = live.account
         if offset <= account.applied_offset:
             return
@@ -217,8 +185,14 @@ class PartitionFold:
         # Whatever becomes of the record, the account has seen it: equal applied offsets mean equal content.
         account.applied_offset = offset
         live.is_dirty = True
-        identities = self.identities
-        slot = identities.find(identity)
+        self._identify(each, live, terms, stored)
+
+    def _identify(
+        self, each: Admitted, live: LiveAccount, terms: Terms, stored: Mapping[bytes, StoredCharge]
+    ) -> None:
+        """Tells the first record of a message from its further statuses, its repetitions and its replays."""
+        identities, offset = self.identities, each.offset
+        slot = identities.find(each.identity)
         if slot >= 0:
             if identities.charged_by(slot) == offset:
                 # A replay of the record that charged: the account has not kept it yet.
@@ -228,14 +202,19 @@ class PartitionFold:
             return
         if offset <= identities.applied_offset:
             return  # A replay of a record that did not charge.
-        if stored:
-            known = stored.get(identity)
-            # A charge further on is our own, stored before a crash: this is its replay.
-            if known is not None and known.offset < offset:
-                same = known.fingerprint == fingerprint
-                self._count("duplicates") if same else self._refuse(each, Refusal.IDENTITY_CONFLICT)
-                return
+        if stored and self._was_stored(each, stored):
+            return
         self._first_or_pending(each, live, terms)
+
+    def _was_stored(self, each: Admitted, stored: Mapping[bytes, StoredCharge]) -> bool:
+        """Whether an earlier record has charged this identity, as the stored rows say."""
+        known = stored.get(each.identity)
+        # A charge further on is our own, stored before a crash: this is its replay.
+        if known is None or known.offset >= each.offset:
+            return False
+        same = known.fingerprint == each.fingerprint
+        self._count("duplicates") if same else self._refuse(each, Refusal.IDENTITY_CONFLICT)
+        return True
 
     def _further_status(self, each: Admitted, slot: int) -> None:
         if self.identities.fingerprint_of(slot) != each.fingerprint:
@@ -259,7 +238,7 @@ class PartitionFold:
                     )
                 return
             draft = Draft(each.appended_at, each.offset, each.fingerprint)
-        elif not _agrees(draft, each):
+        elif not agrees(draft, message, each.fingerprint):
             self._refuse(each, Refusal.IDENTITY_CONFLICT)
             return
         draft = self._learn(draft, each, terms)
@@ -351,7 +330,7 @@ class PartitionFold:
         amount = units * rate.micros
         grant_id, grant_micros, further = split = live.charge(amount, occurred_at, offset, outcomes)
         start = occurred_at - occurred_at % WINDOW_MILLISECONDS
-        window = live.windows.get(start) or self._window(key, live, start)
+        window = live.windows.get(start) or self._state.window(key, live, start)
         if start > live.account.clock_at - self._window_held_milliseconds:
             if offset > window.applied_offset:
                 window.add(offset, (kind, direction, country, category), segments, units, amount)
@@ -360,7 +339,10 @@ class PartitionFold:
         else:
             self._count("windows_recomputed")
             outcomes.recomputed[live.tenant, start] = offset
-            outcomes.entries += _late_entries(live, split, start, each, self.partition)
+            outcomes.entries += [
+                (live.tenant, entry)
+                for entry in late_entries(split, start, occurred_at, received_at, self.partition, offset)
+            ]
         if received_at - occurred_at > LATE_MILLISECONDS:
             self._count("late")
         counterparty = self._hash_counterparty()
@@ -415,89 +397,3 @@ class PartitionFold:
 
     def _count(self, what: str) -> None:
         self.outcomes.counts[what] += 1
-
-    # State.
-
-    def _account(self, key: bytes, tenant: str) -> LiveAccount:
-        live = self._accounts.get(key)
-        if live is None:
-            kept = self._load_account(key)
-            account = Account(tenant) if kept is None else _decode_account(kept[APPLIED_BYTES:])
-            live = LiveAccount(account, self.partition, self.rules.terms, self._default_terms)
-            self._accounts[key] = live
-        return live
-
-    def _window(self, key: bytes, live: LiveAccount, start: int) -> Window:
-        kept = self._load_window(window_key(key, start))
-        window = Window(live.tenant, start) if kept is None else _decode_window(kept[APPLIED_BYTES:])
-        live.windows[start] = window
-        return window
-
-    def _keep_window(self, kept_key: bytes) -> None:
-        self._kept_windows.setdefault(int.from_bytes(kept_key[:8], "big"), set()).add(kept_key)
-
-    def _drop_windows(self) -> dict[bytes, bytes | None]:
-        """Forgets windows an hour after no record can add to them any more.
-
-        By the time of the checkpoint before: from there on a crash would replay the records, and they must
-        find what they added to. The hour is for brokers whose clocks step back with another leader.
-        """
-        clock_at, self._kept_until = self._kept_until, self.clock_at
-        ended_before = clock_at - self.rules.window_milliseconds - WINDOW_MILLISECONDS - HOUR_MILLISECONDS
-        dropped: dict[bytes, bytes | None] = {}
-        for start in [start for start in self._kept_windows if start <= ended_before]:
-            dropped |= dict.fromkeys(self._kept_windows.pop(start))
-        return dropped
-
-    def _let_go(self) -> None:
-        """Drops live objects that did not change since the last checkpoint; they are loaded when needed.
-
-        What did change must stay: tables give the new value only once the checkpoint has been written.
-        """
-        for key in [key for key, live in self._accounts.items() if not live.is_dirty]:
-            del self._accounts[key]
-        for live in self._accounts.values():
-            live.is_dirty = False
-            live.windows, live.changed_windows = live.changed_windows, {}
-
-
-def _value(applied_offset: int, state: Account | Window) -> bytes:
-    return (applied_offset + 1).to_bytes(APPLIED_BYTES, "big") + _encode(state)
-
-
-def _agrees(draft: Draft, each: Admitted) -> bool:
-    """Whether a record says nothing else of the message than the records before it."""
-    if draft.fingerprint != each.fingerprint:
-        return False
-    message: Message = each.content
-    # Nearly every receipt says nothing of these, so each is asked for before it is compared.
-    return not (
-        (message.country and draft.country and message.country != draft.country)
-        or (message.category and draft.category and message.category != draft.category)
-        or (message.list and draft.list and message.list != draft.list)
-        or (message.campaign and draft.campaign and message.campaign != draft.campaign)
-    )
-
-
-def _late_entries(
-    live: LiveAccount, split: Split, start: int, each: Admitted, partition: int
-) -> list[tuple[str, Entry]]:
-    """One entry per grant for a message whose window's own entry is immutable by now."""
-    return [
-        (
-            live.tenant,
-            Entry(
-                entry_id=f"late:{partition}:{each.offset}:{grant_id}",
-                kind="late_usage",
-                grant_id=grant_id,
-                amount=-micros,
-                cause="",
-                effective_at=each.occurred_at,
-                posted_at=each.received_at,
-                offset=each.offset,
-                window_start=start,
-            ),
-        )
-        for grant_id, micros in ((split[0], split[1]), *split[2].items())
-        if micros
-    ]

@@ -8,14 +8,14 @@ broker, database or clock: time ends where the log ends, or with a tick at `unti
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from pipeline.core.admission import FUTURE_MILLISECONDS, LATEST_AT
 from pipeline.core.amounts import format_credits
-from pipeline.core.identity import APPLIED_BYTES
+from pipeline.core.kept import decode_kept
 from pipeline.core.ledger import FOREVER_AT, Account, Entry
 from pipeline.core.outcomes import FACT_COLUMNS, Document, Fact, Outcomes
 from pipeline.core.partitions import partition_of
@@ -40,10 +40,21 @@ _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 class FileRecord(Protocol):
     """A record of a log file."""
 
-    key: bytes | None
-    value: bytes
-    headers: list[tuple[str, bytes]]
-    received_at: int | None
+    @property
+    def key(self) -> bytes | None:
+        """The tenant, as bytes."""
+
+    @property
+    def value(self) -> bytes:
+        """What a gateway or a program of ours wrote."""
+
+    @property
+    def headers(self) -> list[tuple[str, bytes]]:
+        """Names may come several times."""
+
+    @property
+    def received_at(self) -> int | None:
+        """Epoch milliseconds, where the file says them."""
 
 
 class _Record(NamedTuple):
@@ -138,8 +149,10 @@ def simulate(
         run.take(record.key, record.value, record.headers, record.received_at)
     run.fold_all()
     if until is not None:
-        if not latest_at <= until < LATEST_AT - FUTURE_MILLISECONDS:
-            raise ValueError(f"until {until} is before the log's end, at {latest_at}, or after {LATEST_AT}")
+        if until < latest_at:
+            raise ValueError(f"it cannot end at {_shown(until)}: it goes on until {_shown(latest_at)}")
+        if until >= LATEST_AT - FUTURE_MILLISECONDS:
+            raise ValueError(f"it must end before {_shown(LATEST_AT)}")
         for tenant in sorted(run.tenants()):
             key, value = tenant.encode(), _tick(tenant, until)
             run.take(key, value, signed_headers(rules.command_key, "command", key, value), until)
@@ -218,9 +231,9 @@ class _Run:
 
     def report(self) -> Report:
         self._keep_all()
-        decode = msgspec.msgpack.Decoder(Account).decode
+        decoder = msgspec.msgpack.Decoder(Account)
         accounts = [
-            decode(value[APPLIED_BYTES:])
+            decode_kept(decoder, value)
             for kept in self._partitions.values()
             for value in kept.accounts.values()
         ]
@@ -299,6 +312,11 @@ def _account(account: Account) -> Document:
             for grant in account.grants
         ],
     }
+
+
+def _shown(at: int) -> str:
+    whole_seconds = timedelta(seconds=min(at, LATEST_AT) // 1000)
+    return (datetime(1970, 1, 1, tzinfo=UTC) + whole_seconds).isoformat()
 
 
 def _entry(tenant: str, entry: Entry) -> Document:

@@ -19,6 +19,10 @@ MESSAGES, SEGMENTS, QUANTITY, CREDITS = range(4)
 """Positions in a cell; credits are micro-credits."""
 
 
+Split = tuple[str, int, Mapping[str, int]]
+"""The first grant burned, the micro-credits taken from it, and the same for further ones; id "" is uncovered."""
+
+
 class Window(Struct, array_like=True):
     """One tenant's usage in [start, start + 15 minutes)."""
 
@@ -44,7 +48,7 @@ class Window(Struct, array_like=True):
             cell[2] += quantity
             cell[3] += credits_micros
 
-    def add_burned(self, split: tuple[str, int, Mapping[str, int]]) -> None:
+    def add_burned(self, split: Split) -> None:
         """Adds what one message took from its grants: the first, and further ones."""
         grant_id, micros, further = split
         burned = self.burned
@@ -74,4 +78,26 @@ def usage_entries(window: Window) -> list[Entry]:
         )
         for grant_id, micros in window.burned.items()
         if micros
+    ]
+
+
+def late_entries(
+    split: Split, start: int, occurred_at: int, received_at: int, partition: int, offset: int
+) -> list[Entry]:
+    """One entry per grant for a message whose window's own entries are immutable by now."""
+    grant_id, micros, further = split
+    return [
+        Entry(
+            entry_id=f"late:{partition}:{offset}:{burned_id}",
+            kind="late_usage",
+            grant_id=burned_id,
+            amount=-burned,
+            cause="",
+            effective_at=occurred_at,
+            posted_at=received_at,
+            offset=offset,
+            window_start=start,
+        )
+        for burned_id, burned in ((grant_id, micros), *further.items())
+        if burned
     ]

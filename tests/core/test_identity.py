@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from pipeline.core import identity
-from pipeline.core.identity import Draft, IdentityIndex, message_key
+from pipeline.core.identity import IdentityIndex, message_key
+from pipeline.core.identity_deltas import Draft
 from pipeline.core.refusals import Refusal
 from tests.builders import AT, DAY, HOUR, MINUTE, NOON, Log, Worker, rules, run
 

@@ -1,0 +1,105 @@
+"""What is kept of a partition's identities: deltas, each a value that is valid by itself.
+
+Takes and gives records; decides nothing. `IdentityIndex` says when a delta begins and ends, and when it can go.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from pipeline.core.kept import decode_kept, encode_kept
+from pipeline.core.records import Message
+
+
+class Draft(Struct, gc=False, array_like=True):
+    """What was learnt of a message before it could be charged. Empty strings and 0 stand for not yet known."""
+
+    first_received_at: int
+    first_offset: int
+    fingerprint: int
+    statuses: int = 0
+    """The set of statuses seen, as bits of `records.STATUS_BITS`."""
+    status: str = ""
+    """The first billable status seen."""
+    segments: int = 0
+    encoding: str = ""
+    country: str = ""
+    category: str = ""
+    list: str = ""
+    campaign: str = ""
+    recipients: int = 1
+
+
+def agrees(draft: Draft, message: Message, fingerprint: int) -> bool:
+    """Whether a record says nothing else of the message than the records before it."""
+    if draft.fingerprint != fingerprint:
+        return False
+    # Nearly every receipt says nothing of these, so each is asked for before it is compared.
+    return not (
+        (message.country and draft.country and message.country != draft.country)
+        or (message.category and draft.category and message.category != draft.category)
+        or (message.list and draft.list and message.list != draft.list)
+        or (message.campaign and draft.campaign and message.campaign != draft.campaign)
+    )
+
+
+class IdentityDelta(Struct, array_like=True):
+    """One persisted step of an index: what changed between two offsets."""
+
+    applied_offset: int
+    number: int
+    """Deltas of a partition are numbered from 0, without gaps."""
+    base: int
+    """Sequence number of the first new charged identity; they are numbered in the order they were charged."""
+    new: tuple[bytes, bytes, bytes, bytes]
+    """Columns high, low, word, fingerprint of the new ones, little-endian."""
+    changed: tuple[bytes, bytes]
+    """Columns sequence, word of older ones whose set of statuses grew."""
+    pending: dict[bytes, Draft | None]
+    """Drafts as they are now; none where the identity was charged or given up."""
+    charged_drafts: dict[int, Draft]
+    """By charging offset: drafts of new ones, for a replay of the charging record."""
+    received_until: int
+    occurred_until: int
+    horizon_at: int
+    """Every charged identity ever evicted occurred at or before this instant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The charged identities of one delta, as far as eviction needs to know them."""
+
+    end: int
+    """Sequence number after the last one."""
+    applied_offset: int
+    received_until: int
+    occurred_until: int
+
+
+class KeptDelta(NamedTuple):
+    """What decides when a persisted delta can go."""
+
+    number: int
+    end: int
+    applied_offset: int
+    received_until: int
+
+
+_decoder = msgspec.msgpack.Decoder(IdentityDelta)
+
+
+def encode_delta(delta: IdentityDelta) -> bytes:
+    """The delta as a kept value."""
+    return encode_kept(delta.applied_offset, delta)
+
+
+def decode_delta(value: bytes) -> IdentityDelta:
+    """The delta in a kept value."""
+    return decode_kept(_decoder, value)
+
+
+def delta_key(number: int) -> bytes:
+    """A delta's key among those of its partition; big-endian, so that the order of keys is that of time."""
+    return number.to_bytes(8, "big")
