@@ -15,6 +15,7 @@ from pipeline.embedded.broker import EmbeddedBroker
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
 from pipeline.logfile import LogRecord
 from pipeline.traffic import Traffic
+from tests.builders import message
 from tests.e2e.conftest import MakeSystem
 from tests.e2e.system import System, log_now
 
@@ -46,11 +47,7 @@ def large_messages(like: Sequence[LogRecord], count: int, value_bytes: int) -> l
     records = []
     for number in range(count):
         tenant = random.choice(tenants)
-        document = {
-            "id": f"large-{number}", "tenant": tenant, "source": "gateway", "kind": "sms",
-            "direction": "outbound", "status": "sent", "status_at": at, "occurred_at": at,
-            "to": "+14155550100", "from": "Acme", "body": random.choice(bodies),
-        }  # fmt: skip
+        document = message(f"large-{number}", tenant=tenant, occurred_at=at, body=random.choice(bodies))
         records.append(LogRecord(tenant.encode(), orjson.dumps(document), [], at))
     return records
 
