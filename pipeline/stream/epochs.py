@@ -115,6 +115,7 @@ class Meter:
         self._checkpoint_at = time.monotonic()
         self._opened_at = 0.0
         self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()
         self._room = asyncio.Event()
         self._room.set()
         self._closing = asyncio.Lock()
@@ -130,7 +131,11 @@ class Meter:
         worker again, reads it anew from the committed offset.
         """
         chunk = event.value
-        await self._room.wait()
+        # One chunk per turn of the event loop: queues that are never empty would else let all partitions fold one
+        # after the other without a pause, seconds in which no epoch is closed and the watchdog sees a stalled loop.
+        async with self._turn:
+            await self._room.wait()
+            await asyncio.sleep(0)
         try:
             owned = self._owned(partition, chunk.generation_id, chunk.start_offset)
         except NotOwnedError:
