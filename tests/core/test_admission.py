@@ -109,8 +109,9 @@ def test_instants_lie_between_2000_and_a_day_after_the_receipt(
 
 @pytest.mark.parametrize(("received_at", "is_taken"), [(LATEST_AT - DAY - 1, True), (LATEST_AT - DAY, False)])
 def test_time_ends_in_2100(received_at: int, is_taken: bool) -> None:
-    log = Log(received_at)
+    log = Log()
     log.set_plan()
+    log.now = received_at
     log.message()
     assert bool(run(log).effects.facts) is is_taken
 
