@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipeline.core.accounts import Terms
-from pipeline.core.ledger import FOREVER_AT
-from pipeline.core.plans import Plan, PlanTerms, compile_plan, decode_plan
+from pipeline.core.ledger import FOREVER_AT, Account
+from pipeline.core.plans import Plan, PlanTerms, compile_plan, decode_plan, encode_plan
 from pipeline.core.rating import RateCard
 
 HOUR_MILLISECONDS = 3_600_000
+MAX_TERMS_HELD = 20_000
+"""Compiled plans remembered; accounts at work hold their own, so forgetting all costs some 30 us each again."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Rules:
         """The terms of a plan document, compiled once; raises ValueError naming every fault of the plan."""
         terms = self._terms.get(document)
         if terms is None:
+            if len(self._terms) >= MAX_TERMS_HELD:
+                self._terms.clear()
             terms = self._terms[document] = compile_plan(decode_plan(document), self.cards)
         return terms
 
@@ -44,3 +48,10 @@ class Rules:
         if self.default_plan is None:
             return None
         return Terms(compile_plan(self.default_plan, self.cards), -FOREVER_AT, FOREVER_AT)
+
+    def plan_at(self, account: Account) -> PlanTerms | None:
+        """The plan an account is under at its own time: the tenant's, else the default one, else none."""
+        for plan in reversed(account.plans):
+            if plan.effective_at <= account.clock_at:
+                return self.terms(plan.document)
+        return None if self.default_plan is None else self.terms(encode_plan(self.default_plan))

@@ -74,10 +74,11 @@ class MeterApp(faust.App):  # type: ignore[misc]
                 await self.meter.stop()
         except TimeoutError:
             _log.warning("the last epoch could not be stored in %.0f s; it will be replayed", STOP_SECONDS)
-        for task in self._background:
-            task.cancel()
-        if self.watchdog is not None:
-            self.watchdog.stop()
+        finally:
+            for task in self._background:
+                task.cancel()
+            if self.watchdog is not None:
+                self.watchdog.stop()
 
 
 def make_app(settings: Settings) -> MeterApp:

@@ -37,7 +37,8 @@ async def append_records(
     if batch.record_count():
         answers.append((batch.record_count(), await producer.send_batch(batch, topic, partition=partition)))
     await asyncio.gather(*(answer for _, answer in answers), return_exceptions=True)
-    return max((answer.result().offset + count for count, answer in answers), default=0)
+    ends = [(answer.result().offset, count) for count, answer in answers]
+    return max((offset + count for offset, count in ends if offset >= 0), default=0)
 
 
 def _append(batch: BatchBuilder, key: bytes, value: bytes | None, headers: Headers) -> bool:

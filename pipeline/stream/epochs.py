@@ -23,9 +23,10 @@ group's heartbeats, which are another thread's, go on.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from clickhouse_connect.driver.client import Client
@@ -33,11 +34,10 @@ from clickhouse_connect.driver.client import Client
 from pipeline import metrics
 from pipeline.clickhouse.client import Table
 from pipeline.clickhouse.facts import fact_columns
-from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE
-from pipeline.core.ledger import Account
+from pipeline.clickhouse.snapshots import ALERTS, ENTRIES, USAGE
+from pipeline.core.admission import Admitted
 from pipeline.core.outcomes import FACT_COLUMNS, Fact, Outcomes, refusal_document
-from pipeline.core.plans import PlanTerms
-from pipeline.core.process import NOTHING_STORED, PartitionFold, StateChanges
+from pipeline.core.process import PartitionFold, StateChanges, StoredCharge
 from pipeline.core.refusals import Refusal
 from pipeline.core.rules import Rules
 from pipeline.errors import Transient
@@ -97,8 +97,6 @@ class Meter:
         """
         self._settings = settings
         self._rules = rules
-        default = rules.default_terms()
-        self._default_plan = default.plan if default else None
         self._tables = tables
         self._connect = connect
         self._client: Client | None = None
@@ -136,19 +134,13 @@ class Meter:
         async with self._turn:
             await self._room.wait()
             await asyncio.sleep(0)
-        try:
-            owned = self._owned(partition, chunk.generation_id, chunk.start_offset)
-        except NotOwnedError:
-            return
+        owned = self._owned(partition, chunk.generation_id, chunk.start_offset)
         if owned is None:
             return
         admitted = owned.fold.admit(chunk.records)
-        look_ups = owned.fold.look_ups(admitted)
-        stored = NOTHING_STORED
-        if look_ups:
-            stored = await self._until_stored(lambda: storing.look_up(self._clickhouse(), look_ups))
-        if self.partitions.get(partition) is not owned:
-            return  # Revoked while waiting: its successor folds this chunk.
+        stored = await self._look_up(owned.fold, admitted)
+        if self._stopping or self.partitions.get(partition) is not owned:
+            return  # Revoked or leaving while it waited: whoever owns the partition next folds this chunk.
         owned.fold.fold(admitted, stored)
         owned.fold.applied(chunk.last_offset)
         owned.events.append(event)
@@ -157,9 +149,33 @@ class Meter:
         self._count(len(chunk.records), commands=bool(owned.fold.outcomes.results))
         chunk.release()
 
+    async def _look_up(
+        self, fold: PartitionFold, admitted: Sequence[Admitted]
+    ) -> Mapping[bytes, StoredCharge]:
+        """What is stored of the identities that the fold no longer holds.
+
+        Asked again until nothing is new: while one answer is awaited, a checkpoint may let go of more of them.
+        Returns without a pause after the last question, so that the fold still holds what was not asked for.
+        """
+        stored: dict[bytes, StoredCharge] = {}
+        asked: set[tuple[str, bytes]] = set()
+        while missing := [each for each in fold.look_ups(admitted) if each not in asked]:
+            stored |= await self._until_stored(partial(self._stored_charges, missing))
+            asked.update(missing)
+            if self._stopping:
+                break
+        return stored
+
+    def _stored_charges(self, keys: Sequence[tuple[str, bytes]]) -> Mapping[bytes, StoredCharge]:
+        return storing.look_up(self._clickhouse(), keys)
+
     def _owned(self, partition: int, generation_id: int, start_offset: int) -> OwnedPartition | None:
-        """The partition's fold in this generation of the group, taken up from its tables if it is new."""
-        if generation_id != self._generation():
+        """The partition's fold in this generation of the group, taken up from its tables if it is new.
+
+        None where the partition is not ours any more, or not yet: its tables must be owned, not only readable,
+        because between a revocation and the next assignment they still show the last checkpoint.
+        """
+        if self._stopping or generation_id != self._generation() or not self._tables.are_owned(partition):
             return None
         owned = self.partitions.get(partition)
         if owned is None or owned.generation_id != generation_id:
@@ -206,7 +222,6 @@ class Meter:
         self._stopping = True
         self._wake.set()
         await self.close_epoch(checkpoint=True)
-        self._threads.shutdown(wait=False)
 
     async def _until_due(self) -> None:
         """Returns when the open epoch is full, old enough or holds a command; or a checkpoint is due."""
@@ -271,26 +286,10 @@ class Meter:
         self._rows = 0
         self._close_now = False
         self._room.set()
-        return Epoch(outcomes, state, self._snapshots(state))
-
-    def _snapshots(
-        self, state: list[tuple[OwnedPartition, StateChanges, list[ChunkEvent]]]
-    ) -> list[tuple[Table, _Columns]]:
-        windows = [
-            (owned.fold.partition, window)
-            for owned, changes, _ in state
-            for window in changes.changed_windows
-        ]
-        accounts = [
-            (owned.fold.partition, account, self._plan_of(account))
-            for owned, changes, _ in state
-            for account in changes.changed_accounts
-        ]
-        return [
-            (USAGE, storing.usage_columns(window for _, window in windows)),
-            (ENTRIES, storing.usage_entry_columns(windows)),
-            (ACCOUNTS, storing.account_columns(accounts)),
-        ]
+        snapshots = storing.snapshots(
+            [(owned.fold.partition, changes) for owned, changes, _ in state], self._rules.plan_at
+        )
+        return Epoch(outcomes, state, snapshots)
 
     async def _store(self, epoch: Epoch) -> None:
         """Step 1, and what is derived from stored facts alone."""
@@ -317,8 +316,8 @@ class Meter:
             for window, offset in outcomes.recomputed.items()
         }
         if recomputed:
-            token = self._tokens.next()
-            await self._until_stored(lambda: storing.recompute(self._clickhouse(), recomputed, token))
+            columns = await self._until_stored(lambda: storing.recompute(self._clickhouse(), recomputed))
+            await self._insert(USAGE, columns)
 
     async def _keep(self, epoch: Epoch) -> None:
         """Steps 3 to 5 for the partitions that are still ours."""
@@ -352,12 +351,6 @@ class Meter:
             tables.windows.write(partition, changes.windows, applied_offset=applied),
         )
         await tables.accounts.write(partition, changes.accounts, applied_offset=applied)
-
-    def _plan_of(self, account: Account) -> PlanTerms | None:
-        for plan in reversed(account.plans):
-            if plan.effective_at <= account.clock_at:
-                return self._rules.terms(plan.document)
-        return self._default_plan
 
     # ClickHouse.
 

@@ -44,3 +44,7 @@ class Tables:
     identities: StateTable
     windows: StateTable
     accounts: StateTable
+
+    def are_owned(self, partition: int) -> bool:
+        """Whether all of them may be written: after recovery and before revocation."""
+        return all(table.is_owned(partition) for table in (self.identities, self.windows, self.accounts))

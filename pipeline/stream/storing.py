@@ -8,7 +8,8 @@ the log alone and replaces itself, so storing it again does no harm. Errors are 
 import itertools
 import json
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from clickhouse_connect.driver.client import Client
@@ -16,11 +17,11 @@ from clickhouse_connect.driver.client import Client
 from pipeline.clickhouse.client import Table, insert, insert_isolating
 from pipeline.clickhouse.facts import FACTS, stored_charges
 from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE, recompute_windows
-from pipeline.core.amounts import parse_credits
+from pipeline.core.amounts import MICROS
 from pipeline.core.ledger import Account, Entry
 from pipeline.core.outcomes import Document
 from pipeline.core.plans import PlanTerms
-from pipeline.core.process import StoredCharge
+from pipeline.core.process import StateChanges, StoredCharge
 from pipeline.core.usage import Window, usage_entries
 
 SECOND_MILLISECONDS = 1_000
@@ -57,9 +58,26 @@ def look_up(client: Client, keys: Sequence[tuple[str, bytes]]) -> Mapping[bytes,
     }
 
 
-def recompute(client: Client, windows: Mapping[tuple[str, int], int], token: str) -> None:
-    """Sums windows that are no longer held from the stored facts, and stores them."""
-    insert_rows(client, USAGE, recompute_windows(client, windows), token)
+def recompute(client: Client, windows: Mapping[tuple[str, int], int]) -> list[list[Any]]:
+    """Windows that are no longer held, summed from the stored facts, as columns of `USAGE`."""
+    return recompute_windows(client, windows)
+
+
+def snapshots(
+    changes: Sequence[tuple[int, StateChanges]], plan_at: Callable[[Account], PlanTerms | None]
+) -> list[tuple[Table, list[list[Any]]]]:
+    """What a checkpoint stores of (partition, changes): absolute rows of windows, usage entries and accounts."""
+    windows = [(partition, window) for partition, each in changes for window in each.changed_windows]
+    accounts = [
+        (partition, account, plan_at(account))
+        for partition, each in changes
+        for account in each.changed_accounts
+    ]
+    return [
+        (USAGE, usage_columns(window for _, window in windows)),
+        (ENTRIES, usage_entry_columns(windows)),
+        (ACCOUNTS, account_columns(accounts)),
+    ]
 
 
 def alert_columns(alerts: Iterable[Document]) -> list[list[Any]]:
@@ -69,8 +87,8 @@ def alert_columns(alerts: Iterable[Document]) -> list[list[Any]]:
         (
             (
                 alert["tenant"], alert["id"], alert["period_start"], alert["period_end"], alert["level"],
-                alert["arming"], parse_credits(alert["used"]), parse_credits(alert["limit"]),
-                parse_credits(alert["remaining"]), alert["run_out_at"], alert["occurred_at"], alert["partition"],
+                alert["arming"], _micros(alert["used"]), _micros(alert["limit"]),
+                _micros(alert["remaining"]), alert["run_out_at"], alert["occurred_at"], alert["partition"],
                 alert["offset"], alert["offset"],
             )
             for alert in alerts
@@ -139,3 +157,8 @@ def _account_row(partition: int, account: Account, plan: PlanTerms | None) -> tu
 def _columns(table: Table, rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
     columns = [list(column) for column in zip(*rows, strict=True)]
     return columns or [[] for _ in table.columns]
+
+
+def _micros(credits_text: str) -> int:
+    """The micro-credits in one of our own documents: exact, and without the bound on what people may write."""
+    return int(Decimal(credits_text) * MICROS)

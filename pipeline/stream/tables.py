@@ -98,6 +98,10 @@ class StateTable:
         if not isinstance(self._table, ChangelogTable):
             raise TypeError("faust.App(Table=ChangelogTable, ...) is needed")
 
+    def is_owned(self, partition: int) -> bool:
+        """Whether the partition may be written: recovered, and not revoked since."""
+        return partition in self._table.owned
+
     def get(self, partition: int, key: bytes) -> bytes | None:
         """Give the value of a key, None where there is none. Raises NotOwnedError."""
         return self._readable(partition).lookup(partition)(key)
