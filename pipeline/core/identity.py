@@ -85,6 +85,7 @@ class IdentityIndex:
         self._sealed: list[tuple[bytes, bytes]] = []
         self._changed: dict[int, int] = {}
         self._pending_changes: dict[bytes, Draft | None] = {}
+        self._pending_weight = 0  # of drafts in the open delta, in units of a charged identity's 28 bytes
         self._open_drafts: dict[int, Draft] = {}
         self._received_from = self._received_until = 0
         self._occurred_until = NEVER_AT
@@ -193,18 +194,27 @@ class IdentityIndex:
             del self.pending[key]
         self.pending[key] = draft
         self._pending_changes[key] = draft
+        self._pending_weight += 4 + (len(draft.category) + len(draft.list) + len(draft.campaign)) // 7
         if received_at > self._received_until:
             self._received_until = received_at
-        while len(self.pending) > 1:
-            oldest = next(iter(self.pending))
-            candidate = self.pending[oldest]
-            expired = candidate.first_received_at + self.pending_milliseconds <= received_at
-            if oldest == key or not (expired or len(self.pending) > self.pending_limit):
-                break
-            del self.pending[oldest]
-            self._pending_changes[oldest] = None
-            given_up.append(candidate)
+        given_up += self.give_up(received_at)
+        while len(self.pending) > self.pending_limit and (oldest := next(iter(self.pending))) != key:
+            given_up.append(self._forget(oldest))
         return given_up
+
+    def give_up(self, now: int) -> list[Draft]:
+        """Forgets the drafts that have been waited for long enough; gives them, oldest first."""
+        given_up = []
+        while self.pending:
+            oldest = next(iter(self.pending))
+            if self.pending[oldest].first_received_at + self.pending_milliseconds > now:
+                break
+            given_up.append(self._forget(oldest))
+        return given_up
+
+    def _forget(self, key: bytes) -> Draft:
+        self._pending_changes[key] = None
+        return self.pending.pop(key)
 
     # Eviction and persistence.
 
@@ -216,7 +226,10 @@ class IdentityIndex:
         """
         while self._spans and self._spans[0].applied_offset <= self._kept_offset:
             span = self._spans[0]
-            if span.received_until + self.hold_milliseconds > now and len(self) <= self.limit:
+            # Not before its messages' own moments have passed the bound too: a gateway whose clock is ahead would
+            # else push the horizon into the future, and every message would have to be looked up.
+            held_until = max(span.received_until, span.occurred_until) + self.hold_milliseconds
+            if held_until > now and len(self) <= self.limit:
                 break
             self._spans.popleft()
             self._live = span.end - self._first
@@ -323,10 +336,11 @@ class IdentityIndex:
 
     def _weight(self) -> int:
         new = self._first + len(self._highs) - self._base
-        return new + len(self._changed) + 2 * len(self._pending_changes)
+        return new + len(self._changed) + len(self._pending_changes) + self._pending_weight
 
     def _open_delta(self) -> None:
         self._base = self._first + len(self._highs)
+        self._pending_weight = 0
         self._changed = {}
         self._pending_changes = {}
         self._open_drafts = {}

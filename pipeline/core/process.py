@@ -36,7 +36,7 @@ from pipeline.core.refusals import Refusal
 from pipeline.core.rules import HOUR_MILLISECONDS, Rules
 from pipeline.core.segments import MAX_SEGMENTS, measure, measure_as
 from pipeline.core.state import AccountChanges, Load, PartitionState
-from pipeline.core.usage import late_entries
+from pipeline.core.usage import OTHER_CATEGORY, late_entries
 from pipeline.core.windows import WINDOW_MILLISECONDS, local_day
 
 LATE_MILLISECONDS = HOUR_MILLISECONDS
@@ -159,8 +159,12 @@ class PartitionFold:
         if each.offset <= live.account.applied_offset:
             return
         self.clock_at = max(self.clock_at, each.appended_at)
-        # A scheduler's clock may be ahead of the broker's; what is due by its tick has to happen all the same.
-        now = max(each.appended_at, each.occurred_at) if isinstance(each.content, Tick) else each.appended_at
+        now = each.appended_at
+        if isinstance(each.content, Tick):
+            if each.offset > self.identities.applied_offset:
+                self._give_up(self.identities.give_up(now), now)
+            # A scheduler's clock may be ahead of the broker's; what is due by its tick has to happen all the same.
+            now = max(now, each.occurred_at)
         live.advance(now, each.offset, self.outcomes)
         apply_command(each.content, each.value, live, self.rules, self.partition, each.offset, self.outcomes)
 
@@ -249,9 +253,7 @@ class PartitionFold:
     def _keep_or_charge(self, draft: Draft, each: Admitted, live: LiveAccount, terms: Terms) -> None:
         message: Message = each.content
         identities = self.identities
-        for given_up in identities.keep(each.identity, draft, each.appended_at):
-            if given_up.status:
-                self._give_up(given_up, each.appended_at)
+        self._give_up(identities.keep(each.identity, draft, each.appended_at), each.appended_at)
         if draft.status and (draft.segments or message.kind != "sms"):
             self._charge(each, live, terms, draft)
             identities.charge(
@@ -312,13 +314,9 @@ class PartitionFold:
             category, listed, campaign = message.category, message.list, message.campaign
             given_country, recipients = message.country, message.recipients
         else:
-            encoding, segments, category, recipients = (
-                draft.encoding,
-                draft.segments,
-                draft.category,
-                draft.recipients,
-            )
-            status, listed, campaign, given_country = draft.status, draft.list, draft.campaign, draft.country
+            encoding, segments, category = draft.encoding, draft.segments, draft.category
+            status, listed, campaign = draft.status, draft.list, draft.campaign
+            given_country, recipients = draft.country, draft.recipients
         # An email address belongs to no country; a domain says nothing about who pays.
         country = given_country or ""
         if kind != "email" and not country:
@@ -326,11 +324,13 @@ class PartitionFold:
         rate = terms.plan.tariff.rate(kind, direction, country, category, occurred_at)
         if rate.is_fallback:
             self._count("unrated")
+        start = occurred_at - occurred_at % WINDOW_MILLISECONDS
+        window = live.windows.get(start) or self._state.window(key, live, start)
+        if window.is_full and (kind, direction, country, category) not in window.cells:
+            category = OTHER_CATEGORY
         units = quantity(rate.per, segments, recipients)
         amount = units * rate.micros
         grant_id, grant_micros, further = split = live.charge(amount, occurred_at, offset, outcomes)
-        start = occurred_at - occurred_at % WINDOW_MILLISECONDS
-        window = live.windows.get(start) or self._state.window(key, live, start)
         if start > live.account.clock_at - self._window_held_milliseconds:
             if offset > window.applied_offset:
                 window.add(offset, (kind, direction, country, category), segments, units, amount)
@@ -387,13 +387,15 @@ class PartitionFold:
             )
         )
 
-    def _give_up(self, draft: Draft, received_at: int) -> None:
-        """Refuses a sent message that could not be counted, under the position of its first record."""
-        self.outcomes.refusals.append(
+    def _give_up(self, drafts: Iterable[Draft], now: int) -> None:
+        """Refuses sent messages that could not be counted, under the position of their first record."""
+        self.outcomes.refusals += [
             refusal_document(
-                self.partition, draft.first_offset, Refusal.CONTENT_MISSING, b"", None, None, received_at
+                self.partition, draft.first_offset, Refusal.CONTENT_MISSING, b"", None, None, now
             )
-        )
+            for draft in drafts
+            if draft.status
+        ]
 
     def _count(self, what: str) -> None:
         self.outcomes.counts[what] += 1

@@ -427,6 +427,14 @@ def test_content_that_never_comes_is_refused_when_the_wait_is_over() -> None:
     assert run(log).effects.refusals[1, Refusal.CONTENT_MISSING]["retryable"] is False
 
 
+def test_a_tick_ends_the_wait_where_no_other_record_does() -> None:
+    log = log_of(RECEIPT)
+    log.tick(NOON + WAIT - 1)
+    assert not run(log).effects.refusals
+    log.tick(NOON + WAIT)
+    assert run(log).effects.reasons() == [Refusal.CONTENT_MISSING]
+
+
 def test_content_comes_too_late_once_the_wait_is_over() -> None:
     log = log_of(RECEIPT, step=WAIT)
     log.message("m1", occurred_at=NOON, status="accepted")

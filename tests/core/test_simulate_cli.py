@@ -108,6 +108,12 @@ def test_what_cannot_be_simulated_is_said_in_one_line(
     assert "Traceback" not in result.stderr
 
 
+def test_an_unknown_default_plan_is_said(run: Run) -> None:
+    result = run(LOG, MSGMETER_DEFAULT_PLAN="nonsense")
+    assert result.exit_code == 2
+    assert "MSGMETER_DEFAULT_PLAN must be" in result.stderr
+
+
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "half.jsonl.gz"
     path.write_bytes(gzip.compress(orjson.dumps(PLAN) * 50)[:60])
