@@ -201,6 +201,8 @@ def close_periods(account: Account, grace: int, offset: int) -> list[Entry]:
             )
     while len(account.periods) > 1 and account.periods[0].ends_at <= closed_until:
         del account.periods[0]
+        # What was bought and used up would stay for ever otherwise, if it does not expire.
+        account.grants = [each for each in account.grants if each.remaining or each.kind == "allowance"]
     return entries
 
 

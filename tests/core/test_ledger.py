@@ -319,6 +319,18 @@ def test_an_expired_grant_is_for_messages_sent_before_it_expired() -> None:
     assert entries_of(run(log), "purchase", "expiry") == [("purchase", 5), ("expiry", -4)]
 
 
+def test_grants_that_are_used_up_are_forgotten_with_the_period() -> None:
+    """A tenant that buys every day has no more grants than it has credits in."""
+    log = log_at("2026-01-20T00:00", "0", late_grace_hours=0)
+    for _ in range(20):
+        log.grant("1")
+        log.messages(1)
+    log.grant("5", command_id="left")
+    assert len(run(log).account().grants) == 22
+    log.tick(instant("2026-02-01T00:00"))
+    assert credits_left(run(log)) == {"purchase:left": 5, f"allowance:{instant('2026-02-01')}": 0}
+
+
 def test_what_was_used_beyond_all_grants_stays_uncovered() -> None:
     log = log_at("2026-02-10T12:00", "1")
     log.message("m1", body=None, segments=3)

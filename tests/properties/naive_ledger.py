@@ -112,6 +112,7 @@ class NaiveLedger:
         self.grants = [grant for grant in self.grants if grant.end + grace > self.now]
         while len(self.periods) > 1 and self.periods[0].end + grace <= self.now:
             del self.periods[0]
+            self.grants = [each for each in self.grants if each.left or each.name.startswith("allowance")]
         self.look_at_levels()
 
     def begin_period(self, at: int) -> None:
