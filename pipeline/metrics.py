@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from pipeline.errors import MsgmeterError
+
 REGISTRY = CollectorRegistry()
 
 RECEIVED = Counter("msgmeter_messages_received", "Records read from messages.raw.", registry=REGISTRY)
@@ -94,6 +96,15 @@ _STATE = {
 
 
 def serve_metrics(port: int) -> int:
-    """Serves /metrics on loopback; gives the port, which the system chose where `port` is 0."""
-    server, _ = start_http_server(port, addr="127.0.0.1", registry=REGISTRY)
+    """Serves /metrics on loopback; gives the port, which the system chose where `port` is 0.
+
+    Raise MsgmeterError where the port cannot be had.
+    """
+    try:
+        server, _ = start_http_server(port, addr="127.0.0.1", registry=REGISTRY)
+    except OSError as error:
+        raise MsgmeterError(
+            f"/metrics cannot be served on port {port} ({error.strerror}):"
+            " set MSGMETER_METRICS_PORT to another one, 0 for any free one"
+        ) from error
     return int(server.server_port)

@@ -4,6 +4,7 @@ Data goes to standard output, progress and errors to standard error. Exit codes:
 refused, 2 the call or the settings are wrong, 3 a service could not be used.
 """
 
+import logging
 from importlib import import_module
 
 import click
@@ -47,6 +48,8 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Runs the command; our own errors become one line of text and an exit code."""
+        # The driver logs a traceback of every lost connection, which reaches us as an error as well.
+        logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
         try:
             return super().invoke(ctx)
         except SettingsError as error:

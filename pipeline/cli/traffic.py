@@ -8,7 +8,8 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from time import monotonic, sleep
 from types import FrameType
 
@@ -53,6 +54,16 @@ class InstantParam(click.ParamType):
 INSTANT = InstantParam()
 
 
+def _writable(_: click.Context, param: click.Parameter, path: str | None) -> str | None:
+    """Open the file once before work begins, so that a bad place is a fault of the call."""
+    if path not in (None, "-"):
+        try:
+            Path(path).open("ab").close()
+        except OSError as error:
+            raise click.BadParameter(f"{path} cannot be written: {error.strerror}", param=param) from error
+    return path
+
+
 def now() -> int:
     """Give the clock's instant in UTC epoch milliseconds."""
     return milliseconds(datetime.now(UTC))
@@ -63,6 +74,7 @@ def now() -> int:
     "--output",
     "-o",
     type=click.Path(dir_okay=False, allow_dash=True),
+    callback=_writable,
     help="A log file instead of Kafka; .gz packs it, - is standard output.",
 )
 @click.option("--seed", default=1, show_default=True, help="The same seed and start give the same bytes.")
@@ -169,6 +181,7 @@ def generate(
     records: Iterable[LogRecord] = generator
     if rate is not None:
         records = _paced(records, traffic.start_at)
+        _announce(traffic)
     began = monotonic()
     with _progress("generated", traffic.messages) as bar:
         refused = _write(output, _counted(_until_interrupted(records), bar))
@@ -188,16 +201,42 @@ def send(file: str, as_json: bool) -> None:
     began = monotonic()
     with _progress("sent", None) as bar:
         sender = LogSender(settings)
-        commands = 0
+        commands = strange = 0
         for record in _counted(read_log(file), bar):
             commands += record.is_plain_command
+            strange += record.key is None and not _is_object(record.value)
             sender.send(sign_plain(record, secret))
         sender.flush()
     _report(sender)
+    if strange:
+        lines = "1 line holds" if strange == 1 else f"{strange:,} lines hold"
+        click.echo(
+            f"{lines} no JSON object; the worker will refuse {'it' if strange == 1 else 'them'}", err=True
+        )
     counts = {"records": sender.sent_count, "commands": commands, "refused_by_broker": sender.refused_count}
     _show(counts, monotonic() - began, as_json=as_json, to_stderr=False)
     if sender.refused_count:
         sys.exit(1)
+
+
+def _is_object(value: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(value), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _announce(traffic: Traffic) -> None:
+    """Say on standard error how long records at a rate will take."""
+    rate = f"{traffic.records_per_second:,} records a second"
+    if traffic.messages is None:
+        click.echo(f"{rate} until Ctrl-C", err=True)
+        return
+    span = timedelta(seconds=-(-traffic.messages // traffic.records_per_second))
+    click.echo(
+        f"{traffic.messages:,} records at {rate} take {span}; --messages sets their number, Ctrl-C stops",
+        err=True,
+    )
 
 
 def _write(output: str | None, records: Iterable[LogRecord]) -> int:

@@ -142,11 +142,12 @@ def connect(url: str, *, connect_timeout_seconds: int = 5, request_timeout_secon
         raise Permanent("The ClickHouse URL cannot be read: its host or port is malformed") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Permanent("The ClickHouse URL must be http(s)://[user:password@]host:port/database")
-    with driver_errors():
+    port = port or (8443 if parts.scheme == "https" else 8123)
+    with _naming(f"{parts.scheme}://{parts.hostname}:{port}"), driver_errors():
         return clickhouse_connect.get_client(
             interface=parts.scheme,
             host=parts.hostname,
-            port=port or (8443 if parts.scheme == "https" else 8123),
+            port=port,
             username=unquote(parts.username or "default"),
             password=unquote(parts.password or ""),
             database=unquote(parts.path.strip("/")) or "default",
@@ -221,6 +222,21 @@ def driver_errors() -> Iterator[None]:
         raise operating_error(error) from error
 
 
+@contextlib.contextmanager
+def _naming(address: str) -> Iterator[None]:
+    """Say in a `Transient` error which server it was that did not answer; one that names an error did."""
+    try:
+        yield
+    except Transient as error:
+        if getattr(error.__cause__, "code", None):
+            raise
+        text = (
+            f"No ClickHouse answers at {address} ({_root_text(error)});"
+            " is `make run` running, or MSGMETER_CLICKHOUSE wrong?"
+        )
+        raise Transient(text, retry_after_seconds=error.retry_after_seconds) from error.__cause__
+
+
 def operating_error(error: Exception) -> MsgmeterError:
     """Say what an error of the driver, of urllib3 or of the system means for the caller."""
     code = getattr(error, "code", None)
@@ -251,6 +267,16 @@ def _error_of_code(code: int, text: str) -> MsgmeterError:
 def _text_of(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:_TEXT_CHARACTERS]}"
+
+
+def _root_text(error: MsgmeterError) -> str:
+    """What the system said, such as "Connection refused", where it did; else the whole text."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error)
 
 
 def _is_loopback(host: str) -> bool:
