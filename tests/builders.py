@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
+from pipeline.core.identity_deltas import StoredCharge
 from pipeline.core.ledger import Account, Entry
 from pipeline.core.outcomes import FACT_COLUMNS, Outcomes
 from pipeline.core.plans import Plan, decode_plan
-from pipeline.core.process import PartitionFold, StateChanges, StoredCharge
+from pipeline.core.process import PartitionFold, StateChanges
 from pipeline.core.rules import Rules
 from pipeline.core.signing import signed_headers
 from pipeline.core.usage import usage_entries

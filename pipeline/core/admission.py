@@ -145,8 +145,7 @@ class Admission:
         if headers and (purpose := header(headers, PURPOSE_HEADER)):
             return self._admit_marked(record, key, value, purpose, outcomes)
         if key not in self._own_keys and partition_of(key, self._rules.partitions) != self._partition:
-            self._forward(record, key, value, outcomes)
-            return None
+            return self._forward(record, key, value, outcomes)
         return self._admit_message(record, record.timestamp, key, value)
 
     def _admit_message(
@@ -199,8 +198,7 @@ class Admission:
         if key not in self._own_keys and partition_of(key, self._rules.partitions) != self._partition:
             if envelope.is_forwarded:
                 return Refusal.STRAY
-            self._forward(record, key, value, outcomes)
-            return None
+            return self._forward(record, key, value, outcomes)
         if not header(envelope.headers, PURPOSE_HEADER):
             return self._admit_message(record, envelope.received_at, key, value)
         return self._admit_command(record, envelope, key, value)
@@ -239,10 +237,16 @@ class Admission:
             (record.offset, record.timestamp, received_at, key, value, command, b"", effective_at, 0)
         )
 
-    def _forward(self, record: LogRecord, key: bytes, value: bytes, outcomes: Outcomes) -> None:
+    def _forward(self, record: LogRecord, key: bytes, value: bytes, outcomes: Outcomes) -> Refusal | None:
+        headers = record.headers or ()
+        size_bytes = len(key) + len(value) + sum(len(name) + len(text or b"") for name, text in headers)
+        if size_bytes > MAX_VALUE_BYTES:
+            # Compressed by us, and not as its gateway did, it might be more than the topic takes.
+            return Refusal.OVERSIZE
         origin = _encode_origin(Origin(record.timestamp, self._partition, record.offset))
         marks = signed_headers(self._rules.command_key, "forwarded", key, value, origin)
-        outcomes.forwards.append(Forward(key, value, [*(record.headers or ()), *marks]))
+        outcomes.forwards.append(Forward(key, value, [*headers, *marks]))
+        return None
 
     def _refusal(self, record: LogRecord, reason: Refusal) -> dict[str, Any]:
         """A refusal naming tenant and id as far as the value can be read at all."""

@@ -226,8 +226,7 @@ class IdentityIndex:
         """
         while self._spans and self._spans[0].applied_offset <= self._kept_offset:
             span = self._spans[0]
-            # Not before its messages' own moments have passed the bound too: a gateway whose clock is ahead would
-            # else push the horizon into the future, and every message would have to be looked up.
+            # A gateway whose clock is ahead must not push the horizon so far that every message is looked up.
             held_until = max(span.received_until, span.occurred_until) + self.hold_milliseconds
             if held_until > now and len(self) <= self.limit:
                 break
@@ -295,8 +294,7 @@ class IdentityIndex:
         decoded = sorted(map(decode_delta, deltas), key=lambda delta: delta.number)
         for delta in decoded:
             self._load(delta)
-        # What was changed is taken in the order of the log, which after a pause of one of two workers may not be
-        # that of the numbers.
+        # Changes are taken in the order of the log, which after a worker's pause may not be that of the numbers.
         for delta in sorted(decoded, key=lambda delta: delta.applied_offset):
             self._load_changes(delta)
         self.pending = dict(sorted(self.pending.items(), key=lambda item: item[1].first_offset))
@@ -307,8 +305,7 @@ class IdentityIndex:
         if not self._highs:
             self._first = delta.base
         columns = (self._highs, self._lows, self._words, self._fingerprints)
-        # Two workers may have cut the stream differently around a pause of one of them. Sequence numbers
-        # follow the log, so where deltas overlap they say the same, and the longer one is taken.
+        # Around a worker's pause deltas may overlap: sequence numbers follow the log, so the longer one is taken.
         overlap = delta.base - self._first
         assert 0 <= overlap <= len(self._highs), (
             f"identity delta {delta.number} does not follow the one before"
@@ -335,8 +332,8 @@ class IdentityIndex:
         self.charged_drafts.update(delta.charged_drafts)
 
     def _weight(self) -> int:
-        new = self._first + len(self._highs) - self._base
-        return new + len(self._changed) + len(self._pending_changes) + self._pending_weight
+        new = self._first + len(self._highs) - self._base + len(self._changed)
+        return new + len(self._pending_changes) + self._pending_weight
 
     def _open_delta(self) -> None:
         self._base = self._first + len(self._highs)

@@ -32,6 +32,14 @@ class Draft(Struct, gc=False, array_like=True):
     recipients: int = 1
 
 
+class StoredCharge(NamedTuple):
+    """What the stored rows say of an identity that is no longer held."""
+
+    offset: int
+    """Of the charging record, in the identity's partition."""
+    fingerprint: int
+
+
 def agrees(draft: Draft, message: Message, fingerprint: int) -> bool:
     """Whether a record says nothing else of the message than the records before it."""
     if draft.fingerprint != fingerprint:

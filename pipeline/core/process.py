@@ -21,17 +21,16 @@ Invariants
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple
 
 from pipeline.core.accounts import LiveAccount, Terms
 from pipeline.core.admission import Admission, Admitted, LogRecord
 from pipeline.core.commands import apply_command
 from pipeline.core.identity import IdentityIndex
-from pipeline.core.identity_deltas import Draft, agrees
+from pipeline.core.identity_deltas import Draft, StoredCharge, agrees
 from pipeline.core.numbering import locate
 from pipeline.core.outcomes import Outcomes, refusal_document
 from pipeline.core.rating import quantity
-from pipeline.core.records import STATUS_BITS, Message, Tick
+from pipeline.core.records import STATUS_BITS, Message, SetPlan, Tick
 from pipeline.core.refusals import Refusal
 from pipeline.core.rules import HOUR_MILLISECONDS, Rules
 from pipeline.core.segments import MAX_SEGMENTS, measure, measure_as
@@ -41,14 +40,6 @@ from pipeline.core.windows import WINDOW_MILLISECONDS, local_day
 
 LATE_MILLISECONDS = HOUR_MILLISECONDS
 """A message received longer after it occurred is counted as late, for a metric only."""
-
-
-class StoredCharge(NamedTuple):
-    """What the stored rows say of an identity that is no longer held."""
-
-    offset: int
-    """Of the charging record, in the identity's partition."""
-    fingerprint: int
 
 
 NOTHING_STORED: Mapping[bytes, StoredCharge] = {}
@@ -165,8 +156,12 @@ class PartitionFold:
                 self._give_up(self.identities.give_up(now), now)
             # A scheduler's clock may be ahead of the broker's; what is due by its tick has to happen all the same.
             now = max(now, each.occurred_at)
-        live.advance(now, each.offset, self.outcomes)
+        # A tenant that begins with a plan of its own was never under the default one.
+        if live.account.periods or not isinstance(each.content, SetPlan):
+            live.advance(now, each.offset, self.outcomes)
+        live.account.clock_at = max(live.account.clock_at, now)
         apply_command(each.content, each.value, live, self.rules, self.partition, each.offset, self.outcomes)
+        live.advance(now, each.offset, self.outcomes)
 
     def _message(self, each: Admitted, stored: Mapping[bytes, StoredCharge]) -> None:
         offset, appended_at, _, key, _, message, _, occurred_at, _ = each
@@ -265,6 +260,8 @@ class PartitionFold:
                 each.occurred_at,
                 draft,
             )
+        else:
+            self._count("statuses")
 
     def _learn(self, draft: Draft, each: Admitted, terms: Terms) -> Draft | None:
         """The draft with what this record adds; none when the record is refused or says nothing new."""

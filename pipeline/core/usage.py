@@ -23,6 +23,11 @@ Split = tuple[str, int, Mapping[str, int]]
 """The first grant burned, the micro-credits taken from it, and the same for further ones; id "" is uncovered."""
 
 
+MAX_CELLS = 1024
+"""Combinations of dimensions told apart in one window, so that its value stays below what Kafka takes."""
+OTHER_CATEGORY = "(other)"
+
+
 class Window(Struct, array_like=True):
     """One tenant's usage in [start, start + 15 minutes)."""
 
@@ -33,6 +38,11 @@ class Window(Struct, array_like=True):
     """By dimensions: messages, segments, quantity, micro-credits."""
     burned: dict[str, int] = {}
     """By grant id (empty: uncovered): micro-credits."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether further categories are counted under `OTHER_CATEGORY`: they are the senders' own words."""
+        return len(self.cells) >= MAX_CELLS
 
     def add(
         self, offset: int, dimensions: Dimensions, segments: int, quantity: int, credits_micros: int

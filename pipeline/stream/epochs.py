@@ -36,8 +36,9 @@ from pipeline.clickhouse.client import Table
 from pipeline.clickhouse.facts import fact_columns
 from pipeline.clickhouse.snapshots import ALERTS, ENTRIES, USAGE
 from pipeline.core.admission import Admitted
+from pipeline.core.identity_deltas import StoredCharge
 from pipeline.core.outcomes import FACT_COLUMNS, Fact, Outcomes, refusal_document
-from pipeline.core.process import PartitionFold, StateChanges, StoredCharge
+from pipeline.core.process import PartitionFold, StateChanges
 from pipeline.core.refusals import Refusal
 from pipeline.core.rules import Rules
 from pipeline.errors import Transient

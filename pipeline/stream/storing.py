@@ -18,10 +18,11 @@ from pipeline.clickhouse.client import Table, insert, insert_isolating
 from pipeline.clickhouse.facts import FACTS, stored_charges
 from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE, recompute_windows
 from pipeline.core.amounts import MICROS
+from pipeline.core.identity_deltas import StoredCharge
 from pipeline.core.ledger import Account, Entry
 from pipeline.core.outcomes import Document
 from pipeline.core.plans import PlanTerms
-from pipeline.core.process import StateChanges, StoredCharge
+from pipeline.core.process import StateChanges
 from pipeline.core.usage import Window, usage_entries
 
 SECOND_MILLISECONDS = 1_000

@@ -76,8 +76,8 @@ def test_ids_are_the_tenants_own() -> None:
 def test_a_grant_is_not_doubled_when_its_answer_is_forgotten() -> None:
     log = Log()
     first = log.grant("5", command_id="g")
-    for _ in range(MAX_ANSWERS):
-        log.tick()
+    for number in range(MAX_ANSWERS):
+        log.grant("0", command_id=f"refused-{number}")
     log.append(first.key, first.value, first.headers)
     assert answers(log)[-1] == ("refused", Refusal.COMMAND_CONFLICT, "5")
     assert len(run(log).account().answers) == MAX_ANSWERS
