@@ -18,8 +18,8 @@ from pipeline.core.amounts import format_credits
 from pipeline.core.simulation import Report
 from pipeline.core.simulation import simulate as simulate_log
 from pipeline.data import load_plan, plan_names
-from pipeline.data.rules import make_rules
 from pipeline.logfile import LogRecord, read_log, sign_plain
+from pipeline.rules import make_rules
 from pipeline.settings import load_settings
 
 _TENANTS_SHOWN = 20

@@ -15,7 +15,7 @@ from faust.types import TP
 
 from pipeline import metrics
 from pipeline.clickhouse.client import connect
-from pipeline.data.rules import make_rules
+from pipeline.rules import make_rules
 from pipeline.settings import Settings
 from pipeline.stream.chunks import ChunkTransport, Untouched, transport_settings
 from pipeline.stream.epochs import Meter

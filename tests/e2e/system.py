@@ -18,8 +18,8 @@ from confluent_kafka.admin import AdminClient
 from pipeline.clickhouse.client import connect
 from pipeline.clickhouse.migrate import apply_migrations, create_database
 from pipeline.core.simulation import Report, simulate
-from pipeline.data.rules import make_rules
 from pipeline.logfile import LogRecord, read_log, sign_plain, write_log
+from pipeline.rules import make_rules
 from pipeline.sending import LogSender
 from pipeline.settings import Settings
 from pipeline.topics import create_topics, topics

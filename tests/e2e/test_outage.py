@@ -10,10 +10,10 @@ import orjson
 import pytest
 
 from pipeline.core.simulation import simulate
-from pipeline.data.rules import make_rules
 from pipeline.embedded.broker import EmbeddedBroker
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
 from pipeline.logfile import LogRecord
+from pipeline.rules import make_rules
 from pipeline.traffic import Traffic
 from tests.builders import message
 from tests.e2e.conftest import MakeSystem
