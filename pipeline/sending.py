@@ -22,6 +22,15 @@ _RETRY_SECONDS = 5.0
 _METADATA_SECONDS = 5.0
 
 
+def no_broker(settings: Settings, error: KafkaException) -> Transient:
+    """The error for a person when no broker answers."""
+    return Transient(
+        f"No broker answers at {settings.kafka} ({error.args[0].str()});"
+        " is `make run` running, or MSGMETER_KAFKA wrong?",
+        retry_after_seconds=_RETRY_SECONDS,
+    )
+
+
 class LogSender:
     """One producer on `messages.raw`; call `flush` before the end, or what is queued is lost."""
 
@@ -87,10 +96,7 @@ class LogSender:
         try:
             topic = self._producer.list_topics(MESSAGES_RAW, timeout=_METADATA_SECONDS).topics[MESSAGES_RAW]
         except KafkaException as error:
-            raise Transient(
-                f"No broker answers at {settings.kafka}: {error.args[0].str()}",
-                retry_after_seconds=_RETRY_SECONDS,
-            ) from error
+            raise no_broker(settings, error) from error
         if topic.error is not None or not topic.partitions:
             raise Permanent(
                 f"Topic {MESSAGES_RAW} does not exist at {settings.kafka}: run `msgmeter migrate`"

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
+from pipeline.cli.refusal_meanings import MEANINGS
 from pipeline.clickhouse.client import Table
 from pipeline.clickhouse.facts import FACTS
 from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     "data": {"core", "data"},
     "clickhouse": {"core", "clickhouse", "errors"},
     "embedded": {"embedded", "errors"},
-    "stream": {"core", "data", "clickhouse", "errors", "settings", "topics", "metrics", "stream"},
+    "stream": {"core", "data", "clickhouse", "errors", "settings", "rules", "topics", "metrics", "stream"},
 }
 """Which parts of `pipeline` a folder may import. What is not named here is the edge, which may import all."""
 STREAM_HOST = {"faust", "mode", "aiokafka"}
@@ -225,6 +226,11 @@ def test_the_readme_lists_every_setting() -> None:
 def test_the_readme_lists_every_refusal_in_the_order_of_the_checks() -> None:
     rows = re.findall(r"^\| `(\w+)` \| .+ \| (yes|no) \|$", _section("Bad input"), re.MULTILINE)
     assert rows == [(reason.value, "yes" if reason.retryable else "no") for reason in Refusal]
+
+
+def test_the_readme_and_the_command_line_say_the_same_of_every_refusal() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (?:yes|no) \|$", _section("Bad input"), re.MULTILINE)
+    assert rows == [(reason.value, meaning) for reason, meaning in MEANINGS.items()]
 
 
 def test_the_readme_names_every_topic_schema_table_query_and_plan() -> None:

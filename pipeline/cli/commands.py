@@ -1,6 +1,7 @@
 """`msgmeter plan set`, `grant` and `tick`: signed account commands, sent and answered.
 
-Takes a tenant and what is to happen; writes one signed `command.v1` and prints its `result.v1`. Never changes
+Takes a tenant and what is to happen; writes one signed `command.v1` and prints its `result.v1`, or why it was
+refused before anybody could read it as a command (`refusal.v1`: another key, for instance). Never changes
 an account itself: the worker that owns the tenant does. Exits with 1 where the command was refused and with 3
 where no answer came in time; the same command under the same `--id` is then safe to repeat, because an id has
 its effect once.
@@ -8,6 +9,7 @@ its effect once.
 
 import sys
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -18,17 +20,19 @@ import msgspec
 import orjson
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from pipeline.cli.refusal_meanings import explained
 from pipeline.cli.traffic import INSTANT, now
+from pipeline.core.amounts import parse_credits
 from pipeline.core.partitions import partition_of
 from pipeline.core.plans import Plan, compile_plan, decode_plan
 from pipeline.core.records import decode_command
 from pipeline.core.refusals import Refusal
 from pipeline.data import load_plan, load_rate_cards, plan_names
-from pipeline.errors import Permanent, Transient
+from pipeline.errors import Permanent
 from pipeline.logfile import LogRecord, sign_plain
-from pipeline.sending import LogSender
+from pipeline.sending import LogSender, no_broker
 from pipeline.settings import Settings, load_settings
-from pipeline.topics import ACCOUNT_RESULTS
+from pipeline.topics import ACCOUNT_RESULTS, MESSAGES_REFUSED
 
 _NO_ANSWER = 3
 _METADATA_SECONDS = 5.0
@@ -37,7 +41,7 @@ Command = Callable[..., None]
 
 
 class ResultReader:
-    """Reads `account.results` of one tenant from now on; make it before the command is sent."""
+    """Reads what is answered to one tenant from now on; make it before the command is sent."""
 
     def __init__(self, settings: Settings, tenant: str) -> None:
         """Raise Transient where no broker answers and Permanent where the topic does not exist."""
@@ -51,30 +55,33 @@ class ResultReader:
             }
         )
         try:
-            topic = self._consumer.list_topics(ACCOUNT_RESULTS, timeout=_METADATA_SECONDS).topics[
-                ACCOUNT_RESULTS
-            ]
-            if topic.error is not None or not topic.partitions:
-                raise Permanent(f"Topic {ACCOUNT_RESULTS} does not exist: run `msgmeter migrate`")
-            place = TopicPartition(ACCOUNT_RESULTS, partition_of(tenant.encode(), len(topic.partitions)))
-            # The end as a number: "latest" would be looked up at the first fetch, after the answer perhaps.
-            _, place.offset = self._consumer.get_watermark_offsets(place, timeout=_METADATA_SECONDS)
-            self._consumer.assign([place])
+            self._consumer.assign(
+                [self._end_of(name, tenant) for name in (ACCOUNT_RESULTS, MESSAGES_REFUSED)]
+            )
         except KafkaException as error:
-            raise Transient(
-                f"No broker answers at {settings.kafka}: {error.args[0].str()}", retry_after_seconds=5.0
-            ) from error
+            raise no_broker(settings, error) from error
+
+    def _end_of(self, name: str, tenant: str) -> TopicPartition:
+        """Where the tenant's next record of a topic will be."""
+        topic = self._consumer.list_topics(name, timeout=_METADATA_SECONDS).topics[name]
+        if topic.error is not None or not topic.partitions:
+            raise Permanent(f"Topic {name} does not exist: run `msgmeter migrate`")
+        place = TopicPartition(name, partition_of(tenant.encode(), len(topic.partitions)))
+        # The end as a number: "latest" would be looked up at the first fetch, after the answer perhaps.
+        _, place.offset = self._consumer.get_watermark_offsets(place, timeout=_METADATA_SECONDS)
+        return place
 
     def wait(self, command_id: str, tenant: str, deadline_seconds: float) -> dict[str, Any] | None:
-        """Give the result of a command, or None where it does not come in time."""
+        """Give the result or the refusal of a command, or None where neither comes in time."""
         end = monotonic() + deadline_seconds
         while (left := end - monotonic()) > 0:
             record = self._consumer.poll(min(left, 1.0))
             if record is None or record.error() is not None:
                 continue
-            result: dict[str, Any] = orjson.loads(record.value())
-            if result["command_id"] == command_id and result["tenant"] == tenant:
-                return result
+            answer: dict[str, Any] = orjson.loads(record.value())
+            # A result names the command's id, a refusal just an id.
+            if answer.get("command_id", answer.get("id")) == command_id and answer["tenant"] == tenant:
+                return answer
         return None
 
     def close(self) -> None:
@@ -157,6 +164,12 @@ def grant(
     **common: Any,  # noqa: ANN401 - the common options
 ) -> None:
     """Add CREDITS to the account of TENANT."""
+    try:
+        amount = parse_credits(credits_text)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if amount <= 0:
+        raise click.UsageError(f"{credits_text} is not above zero: a grant adds credits")
     fields = {
         "effective_at": _at(effective_at),
         "credits": credits_text,
@@ -206,7 +219,7 @@ def _send(
     value = msgspec.json.encode(document)
     refusal = decode_command(value)
     if isinstance(refusal, Refusal):
-        raise click.UsageError(f"This would be refused: {refusal.value}. See schemas/command.v1.json")
+        raise click.UsageError(f"This would be refused: {explained(refusal)} See schemas/command.v1.json")
     reader = None if no_wait else ResultReader(settings, tenant)
     try:
         _deliver(settings, LogRecord(tenant.encode(), value, is_plain_command=True))
@@ -221,11 +234,17 @@ def _send(
         click.echo(
             f"No answer in {wait_seconds:g} s. Is a worker running, with the same command key?\n"
             "The command is in the log and is carried out once. To see its result, repeat it with\n"
-            f"--id {command_id} --effective-at {fields['effective_at']}",
+            f"--id {command_id} --effective-at {_rfc3339(fields['effective_at'])}",
             err=True,
         )
         sys.exit(_NO_ANSWER)
     _show(result, as_json=as_json)
+
+
+def _rfc3339(at: int) -> str:
+    """An instant exactly, as `--effective-at` reads it: another one would make it another command."""
+    instant = datetime(1970, 1, 1) + timedelta(milliseconds=at)  # noqa: DTZ001 - UTC, said by the Z
+    return f"{instant.isoformat(timespec='milliseconds')}Z"
 
 
 def _deliver(settings: Settings, record: LogRecord) -> None:
@@ -240,8 +259,12 @@ def _deliver(settings: Settings, record: LogRecord) -> None:
 def _show(result: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps(result))
+    elif result["reason"]:
+        balance = f"\nbalance {result['balance']}" if "balance" in result else ""
+        click.echo(
+            f"{result.get('type', 'command')} for {result['tenant']} refused: {explained(result['reason'])}{balance}"
+        )
     else:
-        outcome = result["outcome"] + (f": {result['reason']}" if result["reason"] else "")
-        click.echo(f"{result['type']} for {result['tenant']} {outcome}, balance {result['balance']}")
-    if result["outcome"] != "accepted":
+        click.echo(f"{result['type']} for {result['tenant']} accepted, balance {result['balance']}")
+    if result["reason"]:
         sys.exit(1)

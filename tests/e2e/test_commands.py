@@ -3,7 +3,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from statistics import median
 from typing import Any
 
@@ -34,6 +34,19 @@ def command_line(system: System) -> Command:
         return result.exit_code, json.loads(result.stdout)
 
     return run
+
+
+@pytest.mark.timeout(300)
+def test_a_command_signed_with_another_key_is_told_why_it_is_refused(make_system: MakeSystem):
+    system = make_system()
+    system.worker().start().await_ready()
+    other = replace(system.settings, command_key="another key of sixteen")
+    environment = {
+        f"MSGMETER_{each.name.upper()}": str(getattr(other, each.name)) for each in fields(Settings)
+    }
+    result = CliRunner().invoke(main, ["grant", "acme", "5", "--wait-seconds", "100"], env=environment)
+    assert result.exit_code == 1, result.output
+    assert "refused: signature_wrong: The signature does not fit the key and the value." in result.output
 
 
 def appended_at(kafka: str, topic: str) -> dict[tuple[int, int], tuple[int, bytes]]:

@@ -1,0 +1,49 @@
+"""What each reason of a refusal means, as one sentence for a person.
+
+The README's table holds the same sentences; a test compares them.
+"""
+
+from pipeline.core.refusals import Refusal
+
+MEANINGS = {
+    Refusal.OVERSIZE: "The value is larger than 1 MiB.",
+    Refusal.KEY_MISSING: ("The record has no key, or an empty one; the key must be the tenant."),
+    Refusal.NOT_UTF8: "The value, or a string in it, is not UTF-8.",
+    Refusal.NOT_JSON: "The value is not one JSON object.",
+    Refusal.TOO_DEEP: "Objects or lists are nested deeper than the decoder follows.",
+    Refusal.UNPAIRED_SURROGATE: ("A string holds half of a surrogate pair, which no text can hold."),
+    Refusal.NUL_CHARACTER: "A string holds U+0000.",
+    Refusal.FIELD_MISSING: "A required field is not there.",
+    Refusal.FIELD_INVALID: ("A field has the wrong type, is out of its range, or is not one of its words."),
+    Refusal.KEY_MISMATCH: "The key is not the tenant named in the value.",
+    Refusal.DATE_TOO_EARLY: "An instant lies before 2000-01-01T00:00:00Z.",
+    Refusal.DATE_IN_FUTURE: ("An instant lies more than one day after the broker received the record."),
+    Refusal.STRAY: ("The record was forwarded once already and is still not in its tenant's partition."),
+    Refusal.SIGNATURE_MISSING: "A command, or a forwarded record, carries no signature.",
+    Refusal.SIGNATURE_WRONG: "The signature does not fit the key and the value.",
+    Refusal.COMMAND_CONFLICT: "The command's id was used before with another content.",
+    Refusal.PLAN_INVALID: (
+        "The plan is faulty, names a rate card that does not exist, or is one too many of those yet to come."
+    ),
+    Refusal.AMOUNT_INVALID: (
+        "An amount is no positive number of credits with at most six decimals, or makes the balance too large."
+    ),
+    Refusal.EXPIRY_INVALID: (
+        "A grant would end before it starts, has ended already, or ends in 2100 or later."
+    ),
+    Refusal.PLAN_MISSING: "The tenant has no plan in force and there is no default plan.",
+    Refusal.TOO_MANY_SEGMENTS: (
+        "The body needs more than 255 segments, which no concatenated message can have."
+    ),
+    Refusal.IDENTITY_CONFLICT: ("A record with the same tenant, source and id said something else before."),
+    Refusal.CONTENT_MISSING: (
+        "A billable status came, but no record with a body or a segment count within the time an outcome is kept."
+    ),
+    Refusal.UNSTORABLE: "ClickHouse takes the rows around this one, but not this one.",
+}
+
+
+def explained(reason: str) -> str:
+    """The reason with its meaning; a reason of a newer worker, which we do not know, as it is."""
+    known = MEANINGS.get(Refusal(reason)) if reason in list(Refusal) else None
+    return f"{reason}: {known}" if known else reason
