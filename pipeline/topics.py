@@ -93,6 +93,23 @@ def _changelog(settings: Settings) -> dict[str, str]:
     }
 
 
+def check_partitions(settings: Settings) -> None:
+    """Raises TopicError where messages.raw is missing or has other partitions than the settings say.
+
+    A worker with another count would look for tenants where they do not live.
+    """
+    admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 2})
+    found = _partition_counts(admin, settings.kafka).get(MESSAGES_RAW)
+    if found is None:
+        raise TopicError(
+            f"There is no topic {MESSAGES_RAW} at {settings.kafka}; run `msgmeter migrate` first"
+        )
+    if found != settings.partitions:
+        raise TopicError(
+            f"{MESSAGES_RAW} has {found} partitions, but MSGMETER_PARTITIONS is {settings.partitions}: set it to {found}"
+        )
+
+
 def create_topics(settings: Settings) -> list[str]:
     """Creates the topics that are missing, waits until they can be used, and gives their names.
 

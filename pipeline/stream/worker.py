@@ -2,28 +2,35 @@
 
 import asyncio
 import logging
+import os
 import signal
 
 import uvloop
 
 from pipeline.metrics import BUILD, serve_metrics
 from pipeline.settings import DEVELOPMENT_KEY, Settings
-from pipeline.stream.app import MeterApp, make_app
+from pipeline.stream.app import STOP_SECONDS, MeterApp, make_app
 from pipeline.stream.chunks import calm_collector
+from pipeline.topics import check_partitions
 
 _log = logging.getLogger(__name__)
 
 
 def run_worker(settings: Settings) -> None:
     """Meters until SIGINT or SIGTERM; then stores what is open and leaves the group."""
-    if DEVELOPMENT_KEY in (settings.command_key, settings.counterparty_key):
-        _log.warning("MSGMETER_COMMAND_KEY or MSGMETER_COUNTERPARTY_KEY is not set: for development only")
+    for name in ("command_key", "counterparty_key"):
+        if getattr(settings, name) == DEVELOPMENT_KEY:
+            _log.warning("MSGMETER_%s is not set: good for development only", name.upper())
+    check_partitions(settings)
     settings.state_directory.mkdir(parents=True, exist_ok=True)
     BUILD.labels(_version()).set(1)
     port = serve_metrics(settings.metrics_port)
     _log.info("metrics on http://127.0.0.1:%d/metrics", port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings))
+    # Whatever could be stored is stored. A thread may still wait for an answer of ClickHouse: not for us any more.
+    logging.shutdown()
+    os._exit(0)
 
 
 async def _run(settings: Settings) -> None:
@@ -38,7 +45,11 @@ async def _run(settings: Settings) -> None:
         await _until_stopped(app, told_to_stop)
         await app.leave()
     finally:
-        await app.stop()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await app.stop()
+        except TimeoutError:
+            _log.warning("Kafka did not answer the farewell in %.0f s; the group will notice", STOP_SECONDS)
 
 
 async def _until_stopped(app: MeterApp, told_to_stop: asyncio.Event) -> None:
