@@ -106,7 +106,8 @@ def check_partitions(settings: Settings) -> None:
         )
     if found != settings.partitions:
         raise TopicError(
-            f"{MESSAGES_RAW} has {found} partitions, but MSGMETER_PARTITIONS is {settings.partitions}: set it to {found}"
+            f"{MESSAGES_RAW} has {found} partitions, but MSGMETER_PARTITIONS is {settings.partitions}:"
+            f" set it to {found}"
         )
 
 

@@ -5,6 +5,7 @@ decimals, with the instant the figures are as of: that of the last checkpoint. E
 not known. Never write, and never ask a worker.
 """
 
+import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, get_args
 
@@ -30,6 +31,7 @@ Output = Literal["table", "json", "csv"]
 _DEFAULT_DAYS: dict[Granularity, int] = {"day": 29, "week": 77, "month": 334}
 """How long before `--to` an answer begins by default: 30 days, 12 weeks or 12 months in all."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _FIRST_DATE = _EPOCH.date()
 _DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 _MEASURES = ("messages", "segments", "quantity", "credits")
@@ -50,20 +52,38 @@ class _Dimensions(click.ParamType):
         return tuple(name for name in _DIMENSIONS if name in asked)
 
 
+class _Date(click.ParamType):
+    """A calendar date."""
+
+    name = "date"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        """Read YYYY-MM-DD; fails with a sentence for the user."""
+        if isinstance(value, date):
+            return value
+        text = str(value)
+        try:
+            if not _DATE.fullmatch(text):
+                raise ValueError
+            return date.fromisoformat(text)
+        except ValueError:
+            self.fail(f"there is no date {text!r}: write YYYY-MM-DD, such as 2026-02-03", param, ctx)
+
+
 @click.command()
 @click.argument("tenant")
 @click.option("--by", type=click.Choice(get_args(Granularity)), default="day", show_default=True)
 @click.option(
     "--from",
     "first",
-    type=click.DateTime(["%Y-%m-%d"]),
+    type=_Date(),
     metavar="DATE",
     help="First date, in the tenant's zone; by default 30 days, 12 weeks or 12 months are shown.",
 )
 @click.option(
     "--to",
     "last",
-    type=click.DateTime(["%Y-%m-%d"]),
+    type=_Date(),
     metavar="DATE",
     help="Last date, included; today by default.",
 )
@@ -78,8 +98,8 @@ class _Dimensions(click.ParamType):
 def usage(
     tenant: str,
     by: Granularity,
-    first: datetime | None,
-    last: datetime | None,
+    first: date | None,
+    last: date | None,
     dimensions: tuple[Dimension, ...] | None,
     output: Output,
 ) -> None:
@@ -89,6 +109,8 @@ def usage(
     --from, and the last the whole one that holds --to.
     """
     dimensions = dimensions or ()
+    if first and last and last < first:
+        raise click.UsageError(f"--to {last} is before --from {first}")
     client = connect(load_settings().clickhouse)
     account = _account(client, tenant)
     first_date, last_date = _dates(by, first, last, account.zone)
@@ -125,6 +147,9 @@ def usage(
         )
     else:
         click.echo(f"{tenant}, days of {account.zone}, as of {_rfc3339(account.as_of_at)}\n")
+        if not rows:
+            click.echo(f"no usage between {first_date} and {last_date}")
+            return
         foot: tuple[Cell, ...] = ("total", *("" for _ in dimensions), *total)
         show_table(columns, rows, amounts=frozenset({"credits"}), total=foot)
 
@@ -185,19 +210,19 @@ def _account(client: Client, tenant: str) -> AccountSnapshot:
     account = account_of_tenant(client, tenant)
     if account is None:
         click.echo(
-            f"msgmeter: no account of tenant {tenant!r}. One is stored at the first checkpoint after its first"
-            " charged message or accepted command; names are case-sensitive.",
+            f"msgmeter: no account of tenant {tenant!r}. An account is stored at a checkpoint, every 10 s by default, after"
+            " its first charged message or accepted command: try again; names are case-sensitive.",
             err=True,
         )
         raise click.exceptions.Exit(1)
     return account
 
 
-def _dates(by: Granularity, first: datetime | None, last: datetime | None, zone: str) -> tuple[date, date]:
+def _dates(by: Granularity, first: date | None, last: date | None, zone: str) -> tuple[date, date]:
     """First and last date; where `--to` is not given it is today, or `--from` where that lies later."""
     today = _local_date((datetime.now(UTC) - _EPOCH) // timedelta(milliseconds=1), zone)
-    last_date = last.date() if last else max(today, first.date()) if first else today
-    return first.date() if first else last_date - timedelta(days=_DEFAULT_DAYS[by]), last_date
+    last_date = last or (max(today, first) if first else today)
+    return first or last_date - timedelta(days=_DEFAULT_DAYS[by]), last_date
 
 
 def _measures(messages: int, segments: int, quantity: int, credits_micros: int) -> tuple[int, int, int, str]:

@@ -21,27 +21,32 @@ import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
+from pipeline.cli.traffic import progress_bar
 from pipeline.core.admission import Origin
 from pipeline.core.partitions import partition_of
 from pipeline.core.refusals import Refusal
 from pipeline.core.signing import ORIGIN_HEADER, PURPOSE_HEADER, header, signed_headers
 from pipeline.errors import Permanent, Transient
 from pipeline.logfile import LogRecord
-from pipeline.sending import LogSender
+from pipeline.sending import LogSender, no_broker
 from pipeline.settings import Settings, load_settings
 from pipeline.topics import MESSAGES_RAW, MESSAGES_REFUSED
 
 _RETRYABLE = [reason.value for reason in Refusal if reason.retryable]
-_POLL_SECONDS = 1.0
-_SILENT_SECONDS = 30.0
+_POLL_SECONDS = 0.2
+"""How long a batch is waited for to fill."""
+_SILENT_POLLS = 150
 _BATCH_RECORDS = 1_000
 _SEEK_RECORDS = 5_000
 """Reading over this many records is cheaper than a new fetch; further apart, the reader jumps."""
+_PROGRESS_RECORDS = 100
 _MARKS = 3
 """Headers of a forwarded record that are ours: purpose, origin and signature, always the last."""
 
 Positions = Mapping[int, Mapping[int, str]]
 """By partition and offset: the digest of the record's value."""
+Span = tuple[int, int]
+"""The offsets `[start, end)` of a partition."""
 
 
 @click.command()
@@ -67,12 +72,15 @@ def retry(tenant: str | None, reason: str, dry_run: bool, as_json: bool) -> None
     counts["refused"] = sum(map(len, positions.values()))
     sender = LogSender(settings)
     secret = settings.command_key.encode()
-    for message, digest in _raw_records(settings, positions, counts):
-        if blake2b(message.value() or b"", digest_size=16).hexdigest() != digest:
-            counts["gone"] += 1
-        elif not dry_run:
-            sender.send(_forwarded(message, secret))
-    sender.flush()
+    with progress_bar("taken up", counts["refused"]) as bar:
+        for number, (message, digest) in enumerate(_raw_records(settings, positions, counts)):
+            if bar is not None and number % _PROGRESS_RECORDS == 0:
+                bar.update(bar.task_ids[0], completed=number)
+            if blake2b(message.value() or b"", digest_size=16).hexdigest() != digest:
+                counts["gone"] += 1
+            elif not dry_run:
+                sender.send(_forwarded(message, secret))
+        sender.flush()
     counts["refused_by_broker"] = sender.refused_count
     counts["sent"] = sender.sent_count - sender.refused_count
     for text in sender.errors:
@@ -111,9 +119,11 @@ def _documents(settings: Settings, tenant: str | None) -> Iterator[dict[str, Any
         numbers: Sequence[int] = range(reader.partitions)
         if tenant is not None:
             numbers = [partition_of(tenant.encode(), reader.partitions)]
-        for number in numbers:
-            low, high = reader.bounds(number)
-            for message in reader.read(number, low, high):
+        spans = {number: reader.bounds(number) for number in numbers}
+        with progress_bar("refusals read", sum(high - low for low, high in spans.values())) as bar:
+            for number, message in enumerate(reader.read(spans)):
+                if bar is not None and number % _PROGRESS_RECORDS == 0:
+                    bar.update(bar.task_ids[0], completed=number)
                 yield orjson.loads(message.value())
 
 
@@ -124,17 +134,21 @@ def _raw_records(
     if not positions:
         return
     with _Reader(settings, MESSAGES_RAW) as reader:
+        stretches: dict[int, Iterator[Span]] = {}
         for number, digests in positions.items():
             low, high = reader.bounds(number)
             there = sorted(offset for offset in digests if low <= offset < high)
             counts["gone"] += len(digests) - len(there)
-            for start, end in _stretches(there):
-                for message in reader.read(number, start, end):
-                    if message.offset() in digests:
-                        yield message, digests[message.offset()]
+            stretches[number] = _stretches(there)
+        # A stretch of every partition at once: asking for them one by one would wait for each.
+        while spans := {number: span for number, left in stretches.items() if (span := next(left, None))}:
+            for message in reader.read(spans):
+                digest = positions[message.partition()].get(message.offset())
+                if digest is not None:
+                    yield message, digest
 
 
-def _stretches(offsets: Sequence[int]) -> Iterator[tuple[int, int]]:
+def _stretches(offsets: Sequence[int]) -> Iterator[Span]:
     """The spans [start, end) to be read in one go, so that all of the ascending `offsets` lie in one."""
     start = 0
     for index, offset in enumerate(offsets):
@@ -178,56 +192,52 @@ class _Reader:
         try:
             found = self._consumer.list_topics(topic, timeout=10).topics[topic]
         except KafkaException as error:
-            raise _away(settings.kafka, error) from error
+            raise no_broker(settings, error) from error
         if found.error is not None or not found.partitions:
             raise Permanent(f"Topic {topic} does not exist at {settings.kafka}: run `msgmeter migrate`")
         self.partitions = len(found.partitions)
-        self._kafka = settings.kafka
+        self._settings = settings
 
-    def bounds(self, partition: int) -> tuple[int, int]:
+    def bounds(self, partition: int) -> Span:
         """The first offset that is still there, and the one after the last."""
         try:
             low, high = self._consumer.get_watermark_offsets(
                 TopicPartition(self._topic, partition), timeout=10
             )
         except KafkaException as error:
-            raise _away(self._kafka, error) from error
+            raise no_broker(self._settings, error) from error
         return low, high
 
-    def read(self, partition: int, start: int, end: int) -> Iterator[KafkaMessage]:
-        """The records at offsets `[start, end)`, in order."""
-        if start >= end:
-            return
-        self._consumer.assign([TopicPartition(self._topic, partition, start)])
-        silent_seconds = 0.0
-        while True:
-            messages = self._consumer.consume(_BATCH_RECORDS, _POLL_SECONDS)
-            silent_seconds = 0.0 if messages else silent_seconds + _POLL_SECONDS
-            if silent_seconds >= _SILENT_SECONDS:
-                raise Transient(
-                    f"{self._topic} could not be read: the broker is silent", retry_after_seconds=5.0
-                )
-            for message in messages:
-                error = message.error()
-                if error is not None:
-                    if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the name it has
-                        return
+    def read(self, spans: Mapping[int, Span]) -> Iterator[KafkaMessage]:
+        """The records of one span per partition; those of a partition in order, partitions mixed."""
+        ends = {number: end for number, (start, end) in spans.items() if start < end}
+        self._consumer.assign([TopicPartition(self._topic, number, spans[number][0]) for number in ends])
+        while ends:
+            for message in self._consume():
+                number, offset = message.partition(), message.offset()
+                if number not in ends:
                     continue
-                if message.offset() >= end:
-                    return
-                yield message
-                if message.offset() == end - 1:
-                    return
+                error = message.error()
+                if error is None and offset < ends[number]:
+                    yield message
+                # What lies between the last record of a span and its end may be holes only, so both end it.
+                is_end = error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001 - its name
+                if is_end or (error is None and offset >= ends[number] - 1):
+                    del ends[number]
+                    self._consumer.pause([TopicPartition(self._topic, number)])
+
+    def _consume(self) -> list[KafkaMessage]:
+        """The next messages and events; raise Transient where none come for long."""
+        for _ in range(_SILENT_POLLS):
+            if messages := self._consumer.consume(_BATCH_RECORDS, _POLL_SECONDS):
+                return messages
+        raise Transient(f"{self._topic} could not be read: the broker is silent", retry_after_seconds=5.0)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._consumer.close()
-
-
-def _away(kafka: str, error: KafkaException) -> Transient:
-    return Transient(f"No broker answers at {kafka}: {error.args[0].str()}", retry_after_seconds=5.0)
 
 
 def _show(counts: Mapping[str, int], *, as_json: bool) -> None:

@@ -183,7 +183,7 @@ def generate(
         records = _paced(records, traffic.start_at)
         _announce(traffic)
     began = monotonic()
-    with _progress("generated", traffic.messages) as bar:
+    with progress_bar("generated", traffic.messages) as bar:
         refused = _write(output, _counted(_until_interrupted(records), bar))
     counts = {**generator.counts, "refused_by_broker": refused}
     _show(counts, monotonic() - began, as_json=as_json, to_stderr=output == "-")
@@ -199,7 +199,7 @@ def send(file: str, as_json: bool) -> None:
     settings = load_settings()
     secret = settings.command_key.encode()
     began = monotonic()
-    with _progress("sent", None) as bar:
+    with progress_bar("sent", None) as bar:
         sender = LogSender(settings)
         commands = strange = 0
         for record in _counted(read_log(file), bar):
@@ -275,7 +275,7 @@ def _counted(records: Iterable[LogRecord], bar: Progress | None) -> Iterator[Log
 
 
 @contextmanager
-def _progress(text: str, total: int | None) -> Iterator[Progress | None]:
+def progress_bar(text: str, total: int | None) -> Iterator[Progress | None]:
     """Show a bar on standard error where that is a terminal."""
     if not sys.stderr.isatty():
         yield None

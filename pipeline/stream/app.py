@@ -141,7 +141,13 @@ def _declare_agent(app: MeterApp) -> None:
     @ends_process_on_error
     async def meter(stream: Any) -> None:  # noqa: ANN401 - Faust's streams are untyped
         async for event in stream.noack().events():
-            await app.meter.take(event, event.message.partition)
+            try:
+                await app.meter.take(event, event.message.partition)
+            except asyncio.CancelledError:
+                # The partition went to another worker while this waited for its turn, for room or for an answer.
+                # Faust would take the cancellation for a crash (faust/agents/agent.py:699), start agents anew
+                # for partitions that are gone, and end the worker at the third within a second.
+                return
 
 
 def _watch_assignment(app: MeterApp) -> None:

@@ -188,15 +188,26 @@ def test_an_unknown_tenant_is_said_and_is_exit_code_1(ask: Ask, command: str) ->
     assert "no account of tenant 'Acme'" in answer.stderr
 
 
+def test_a_span_without_usage_is_said_to_a_person(ask: Ask) -> None:
+    answer = ask("usage", "acme", "--from", "2025-01-01", "--to", "2025-01-31")
+    assert answer.exit_code == 0
+    assert "no usage between 2025-01-01 and 2025-01-31" in answer.stdout
+
+
 def test_a_wrong_question_is_exit_code_2(ask: Ask) -> None:
     backwards = ask("usage", "acme", "--from", "2025-02-02", "--to", "2025-02-01")
     unknown = ask("usage", "acme", "--group-by", "kind,colour")
-    assert (backwards.exit_code, unknown.exit_code) == (2, 2)
+    nowhere = ask("usage", "acme", "--from", "2025-02-30")
+    assert (backwards.exit_code, unknown.exit_code, nowhere.exit_code) == (2, 2, 2)
+    assert "--to 2025-02-01 is before --from 2025-02-02" in backwards.stderr
+    assert "there is no date '2025-02-30': write YYYY-MM-DD" in nowhere.stderr
     assert "colour: choose among kind, direction, country, category" in unknown.stderr
 
 
 def test_no_clickhouse_is_exit_code_3() -> None:
-    environment = {"MSGMETER_CLICKHOUSE": "http://127.0.0.1:1/default"}
+    environment = {"MSGMETER_CLICKHOUSE": "http://user:confidential@127.0.0.1:1/default"}
     answer = CliRunner().invoke(main, ["balance", "acme"], env=environment)
     assert answer.exit_code == 3
-    assert answer.stderr.startswith("msgmeter: ClickHouse: ")
+    assert answer.stderr.startswith("msgmeter: No ClickHouse answers at http://127.0.0.1:1 (")
+    assert "confidential" not in answer.stderr
+    assert len(answer.stderr.splitlines()) == 1, "the driver's own log stays away"
