@@ -224,12 +224,13 @@ class _Reader:
                 is_end = error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001 - its name
                 if is_end or (error is None and offset >= ends[number] - 1):
                     del ends[number]
-                    self._consumer.pause([TopicPartition(self._topic, number)])
+                    self._consumer.incremental_unassign([TopicPartition(self._topic, number)])
 
     def _consume(self) -> list[KafkaMessage]:
         """The next messages and events; raise Transient where none come for long."""
         for _ in range(_SILENT_POLLS):
-            if messages := self._consumer.consume(_BATCH_RECORDS, _POLL_SECONDS):
+            messages: list[KafkaMessage] = self._consumer.consume(_BATCH_RECORDS, _POLL_SECONDS)
+            if messages:
                 return messages
         raise Transient(f"{self._topic} could not be read: the broker is silent", retry_after_seconds=5.0)
 

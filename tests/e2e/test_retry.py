@@ -6,9 +6,12 @@ from dataclasses import fields
 from typing import Any
 
 import orjson
+import pytest
+from click.testing import CliRunner
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from pipeline.cli import main
 from pipeline.logfile import LogRecord
 from pipeline.settings import Settings
 from tests.e2e.agreement import read_documents
@@ -36,14 +39,17 @@ def plan_for(tenant: str) -> LogRecord:
     return LogRecord(tenant.encode(), orjson.dumps(document), is_plain_command=True)
 
 
-def retry(system: System, *arguments: str) -> dict[str, int]:
-    """Run `msgmeter retry` and give its counts."""
-    environment = {
+def environment_of(system: System) -> dict[str, str]:
+    return {
         f"MSGMETER_{each.name.upper()}": str(getattr(system.settings, each.name)) for each in fields(Settings)
     }
+
+
+def retry(system: System, *arguments: str) -> dict[str, int]:
+    """Run `msgmeter retry` and give its counts."""
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", "retry", "--json", *arguments],
-        env=environment,
+        env=environment_of(system),
         capture_output=True,
         check=False,
     )
@@ -104,6 +110,22 @@ def test_messages_refused_without_a_plan_are_charged_once_by_a_retry_after_it(
     system.await_all_committed()
     assert charged(system) == once
     assert used(system) == [("late", 2_000_000)]
+
+
+def test_records_far_apart_in_many_partitions_are_all_found(
+    make_system: MakeSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = make_system(default_plan="")
+    system.worker().start()
+    tenants = [f"tenant {number}" for number in range(6)]
+    for identity in ("m1", "m2", "m3"):
+        system.send([message(tenant, identity) for tenant in tenants])
+        system.send([LogRecord(tenant.encode(), b"not JSON") for tenant in tenants for _ in range(10)])
+    system.await_all_committed()
+    # So few that each record is a stretch of its own.
+    monkeypatch.setattr("pipeline.cli.retry._SEEK_RECORDS", 2)
+    done = CliRunner().invoke(main, ["retry", "--json"], env=environment_of(system))
+    assert orjson.loads(done.stdout) == {"refused": 18, "sent": 18, "gone": 0, "refused_by_broker": 0}
 
 
 def test_only_retryable_reasons_can_be_retried(make_system: MakeSystem) -> None:
