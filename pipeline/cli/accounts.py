@@ -63,9 +63,8 @@ class _Date(click.ParamType):
             return value
         text = str(value)
         try:
-            if not _DATE.fullmatch(text):
-                raise ValueError
-            return date.fromisoformat(text)
+            # `fromisoformat` reads other forms too, which nobody would guess here.
+            return date.fromisoformat(text if _DATE.fullmatch(text) else "")
         except ValueError:
             self.fail(f"there is no date {text!r}: write YYYY-MM-DD, such as 2026-02-03", param, ctx)
 
@@ -210,8 +209,8 @@ def _account(client: Client, tenant: str) -> AccountSnapshot:
     account = account_of_tenant(client, tenant)
     if account is None:
         click.echo(
-            f"msgmeter: no account of tenant {tenant!r}. An account is stored at a checkpoint, every 10 s by default, after"
-            " its first charged message or accepted command: try again; names are case-sensitive.",
+            f"msgmeter: no account of tenant {tenant!r}. An account is stored at a checkpoint, every 10 s by default,"
+            " after its first charged message or accepted command: try again; names are case-sensitive.",
             err=True,
         )
         raise click.exceptions.Exit(1)
