@@ -1,0 +1,431 @@
+"""Epochs and checkpoints in one process: the order of the five steps, and what is left out when a partition goes.
+
+The twins stand where the libraries do: the ClickHouse driver's client, aiokafka's producer, and Faust's tables. Each
+writes what it did into the scene's journal, a beginning ("+") and an end ("-") for what takes time.
+"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiokafka.errors import KafkaError
+from aiokafka.producer.message_accumulator import BatchBuilder
+
+from pipeline.clickhouse.facts import FACTS
+from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE
+from pipeline.core.partitions import partition_of
+from pipeline.core.rules import Rules
+from pipeline.errors import Transient
+from pipeline.settings import Settings
+from pipeline.stream import epochs
+from pipeline.stream.cutter import Chunk
+from pipeline.stream.epochs import Meter
+from pipeline.stream.partitions import Tables
+from pipeline.stream.tables import NotOwnedError
+from pipeline.topics import ACCOUNT_RESULTS, MESSAGES_REFUSED, USAGE_ALERTS
+from tests.builders import HOUR, Log, Record, plan, rules
+
+COLUMN = {name: position for position, (name, _) in enumerate(FACTS.columns)}
+Journal = list[str]
+
+
+class Service:
+    """A ClickHouse that keeps inserts; the next ones fail with `failures`; look-ups wait while told to."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.failures: list[Exception] = []
+        self.inserts: list[tuple[str, str, list[list[Any]]]] = []
+        """(table, token, columns) of every attempt."""
+        self.facts: list[tuple[Any, ...]] = []
+        self.is_asked = threading.Event()
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+    def insert(self, table: str, columns: Any, *, settings: dict[str, Any], **_: Any) -> None:
+        self.journal.append(f"+{table}")
+        token = settings["insert_deduplication_token"]
+        self.inserts.append((table, token, [list(column) for column in columns]))
+        if self.failures:
+            raise self.failures.pop(0)
+        if table == FACTS.name:
+            self.facts += zip(*columns, strict=True)
+        self.journal.append(f"-{table}")
+
+    def query(self, statement: str, **_: Any) -> SimpleNamespace:
+        """Charges of the identities whose literals are in the statement, as they are when it is asked."""
+        names = ("tenant", "message_key", "kafka_partition", "kafka_offset", "fingerprint")
+        rows = [[fact[COLUMN[name]] for name in names] for fact in self.facts]
+        self.is_asked.set()
+        assert self.may_answer.wait(60)
+        return SimpleNamespace(
+            result_rows=[row for row in rows if row[1].hex("x").replace("x", "\\x") in statement]
+        )
+
+    @property
+    def charged(self) -> list[tuple[int, str]]:
+        """(offset, message) of all facts, in the order in which they were stored."""
+        return [(fact[COLUMN["kafka_offset"]], fact[COLUMN["message_id"]]) for fact in self.facts]
+
+
+class Producer:
+    """A broker that acknowledges after a while, or refuses with `failure`."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.failure: Exception | None = None
+
+    def create_batch(self) -> BatchBuilder:
+        return BatchBuilder(65_536, 0)
+
+    async def send_batch(self, _: BatchBuilder, topic: str, *, partition: int) -> Awaitable[Any]:
+        self.journal.append(f"+{topic}")
+        return asyncio.ensure_future(self._answer(topic))
+
+    async def _answer(self, topic: str) -> SimpleNamespace:
+        await asyncio.sleep(0)
+        if self.failure is not None:
+            raise self.failure
+        self.journal.append(f"-{topic}")
+        return SimpleNamespace(offset=0)
+
+
+class Table:
+    """A table as `StateTable` is; what is not in `owned` can be read all the same."""
+
+    def __init__(self, name: str, journal: Journal, owned: set[int]) -> None:
+        self.name, self.journal, self.owned = name, journal, owned
+        self.lost: set[int] = set()
+        """Partitions whose next write finds them revoked."""
+        self.values: dict[int, dict[bytes, bytes]] = {}
+
+    def is_owned(self, partition: int) -> bool:
+        return partition in self.owned
+
+    def get(self, partition: int, key: bytes) -> bytes | None:
+        return self.values.get(partition, {}).get(key)
+
+    def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self.values.get(partition, {}).items())
+
+    async def write(self, partition: int, changes: Any, *, applied_offset: int) -> None:
+        self.journal.append(f"+{self.name}")
+        await asyncio.sleep(0)
+        if partition in self.lost:
+            raise NotOwnedError(f"{self.name}: partition {partition} was revoked during a write")
+        values = self.values.setdefault(partition, {}) | changes
+        self.values[partition] = {key: value for key, value in values.items() if value is not None}
+        self.journal.append(f"-{self.name}")
+
+
+@dataclass
+class Event:
+    value: Chunk
+    journal: Journal
+
+    def ack(self) -> bool:
+        self.journal.append(f"ack {self.value.last_offset}")
+        return True
+
+
+async def _holds() -> bool:
+    return True
+
+
+class Scene:
+    """A meter among its twins; `take` hands it what the log has got since the last call."""
+
+    def __init__(self, given: Rules | None = None, *, epoch_rows: int = 1_000) -> None:
+        self.journal: Journal = []
+        self.generation = 1
+        self.owns: Callable[[], Awaitable[bool]] = _holds
+        self.service, self.producer = Service(self.journal), Producer(self.journal)
+        self.owned = {0, 1}
+        self.identities, self.windows, self.accounts = (
+            Table(name, self.journal, self.owned) for name in ("identities", "windows", "accounts")
+        )
+        self.given = given or rules()
+        self.meter = Meter(
+            Settings(partitions=self.given.partitions, epoch_rows=epoch_rows),
+            self.given,
+            Tables(*cast("Any", (self.identities, self.windows, self.accounts))),
+            connect=lambda: cast("Any", self.service),
+            producer=lambda: self.producer,
+            owns=self._owns,
+            commit=self._commit,
+            generation=lambda: self.generation,
+        )
+        self._handed_out: dict[int, int] = {}
+
+    async def _owns(self) -> bool:
+        return await self.owns()
+
+    async def _commit(self) -> None:
+        self.journal.append("commit")
+
+    async def take(self, log: Log, partition: int = 0, *, generation: int = 1) -> None:
+        start = self._handed_out.get(partition, 0)
+        self._handed_out[partition] = len(log.records)
+        records: list[Record] = log.records[start:]
+        chunk = Chunk(cast("Any", records), start, 0, generation)
+        await self.meter.take(Event(chunk, self.journal), partition)
+
+    def lose(self, partition: int) -> None:
+        """The group takes the partition away; its tables stay readable, as they do until the next assignment."""
+        self.owned.discard(partition)
+        self.meter.revoke({partition})
+
+    def done(self, *kinds: str) -> Journal:
+        return [line for line in self.journal if line.startswith(kinds)]
+
+
+@pytest.fixture
+def stage() -> Iterator[Callable[..., Scene]]:
+    scenes: list[Scene] = []
+
+    def make(*args: Any, **settings: Any) -> Scene:
+        scenes.append(Scene(*args, **settings))
+        return scenes[-1]
+
+    yield make
+    for scene in scenes:
+        scene.service.may_answer.set()
+        scene.meter._threads.shutdown()
+
+
+def a_log(count: int = 2, tenant: str = "acme", allowance: str = "1000") -> Log:
+    log = Log(tenant=tenant)
+    log.set_plan(plan(allowance))
+    log.messages(count)
+    return log
+
+
+async def test_facts_then_publications_then_snapshots_then_tables_then_acks(
+    stage: Callable[..., Scene],
+) -> None:
+    scene = stage()
+    log = a_log(allowance="2")
+    log.append(b"acme", b"no message")
+    await scene.take(log)
+    await scene.meter.close_epoch(checkpoint=True)
+    steps = [
+        {FACTS.name, ENTRIES.name, ALERTS.name},
+        {USAGE_ALERTS, ACCOUNT_RESULTS, MESSAGES_REFUSED},
+        {USAGE.name, ENTRIES.name, ACCOUNTS.name},
+        {"identities", "windows"},
+        {"accounts"},
+    ]
+    told = list(scene.journal)
+    for step in steps:
+        lines = {sign + name for sign in "+-" for name in step}
+        assert set(told[: len(lines)]) == lines
+        del told[: len(lines)]
+    assert told == ["ack 3", "commit"]
+    assert scene.journal[:2] == [f"+{FACTS.name}", f"-{FACTS.name}"]
+
+
+async def test_an_epoch_that_is_no_checkpoint_keeps_and_acknowledges_nothing(
+    stage: Callable[..., Scene],
+) -> None:
+    scene = stage()
+    log = a_log()
+    await scene.take(log)
+    await scene.meter.close_epoch(checkpoint=False)
+    assert not scene.done("+identities", "+windows", "+accounts", f"+{USAGE.name}", "ack", "commit")
+    log.messages(1)
+    await scene.take(log)
+    await scene.meter.close_epoch(checkpoint=True)
+    assert scene.done("ack", "commit") == ["ack 2", "ack 3", "commit"]
+    assert [offset for offset, _ in scene.service.charged] == [1, 2, 3]
+
+
+async def test_what_the_broker_does_not_take_is_raised_and_nothing_is_acknowledged(
+    stage: Callable[..., Scene],
+) -> None:
+    scene = stage()
+    scene.producer.failure = KafkaError("gone")
+    await scene.take(a_log())
+    with pytest.raises(KafkaError, match="gone"):
+        await scene.meter.close_epoch(checkpoint=True)
+    assert not scene.done(f"+{USAGE.name}", "+identities", "+windows", "+accounts", "ack", "commit")
+
+
+async def test_a_passing_failure_repeats_the_same_rows_under_the_same_token(
+    stage: Callable[..., Scene],
+) -> None:
+    scene = stage()
+    scene.service.failures = [Transient("away", retry_after_seconds=0.001) for _ in range(2)]
+    log = a_log()
+    await scene.take(log)
+    await scene.meter.close_epoch(checkpoint=True)
+    log.messages(1)
+    await scene.take(log)
+    await scene.meter.close_epoch(checkpoint=True)
+    first, second, third, other = (each for each in scene.service.inserts if each[0] == FACTS.name)
+    assert first == second == third
+    assert other[1] != first[1]
+    assert [offset for offset, _ in scene.service.charged] == [1, 2, 3]
+    assert scene.done("ack") == ["ack 2", "ack 3"]
+
+
+async def test_a_checkpoint_is_written_once_when_the_group_confirms_at_last(
+    stage: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epochs, "_OWNERSHIP_RETRY_SECONDS", 0)
+    scene = stage()
+    answers = [False, False, True]
+
+    async def owns() -> bool:
+        assert not scene.done("+identities", "ack")
+        return answers.pop(0)
+
+    scene.owns = owns
+    await scene.take(a_log())
+    await scene.meter.close_epoch(checkpoint=True)
+    assert not answers
+    assert scene.done("+identities", "+accounts", "ack", "commit") == [
+        "+identities",
+        "+accounts",
+        "ack 2",
+        "commit",
+    ]
+
+
+async def test_a_checkpoint_of_lost_partitions_is_neither_written_nor_acknowledged(
+    stage: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epochs, "_OWNERSHIP_RETRY_SECONDS", 0)
+    scene = stage()
+    answers = [False, False]
+
+    async def owns() -> bool:
+        answer = answers.pop(0)
+        if not answers:
+            scene.lose(0)
+        return answer
+
+    scene.owns = owns
+    await scene.take(a_log())
+    await scene.meter.close_epoch(checkpoint=True)
+    assert not scene.done("+identities", "+windows", "+accounts", "ack", "commit")
+
+
+@pytest.mark.parametrize("table", ["identities", "windows", "accounts"])
+async def test_a_partition_revoked_during_its_write_is_not_acknowledged_and_others_are(
+    stage: Callable[..., Scene], table: str
+) -> None:
+    scene = stage(rules(partitions=2))
+    tenants = {partition_of(name.encode(), 2): name for name in map(str, range(20))}
+    getattr(scene, table).lost = {0}
+    await scene.take(a_log(count=2, tenant=tenants[0]), 0)
+    await scene.take(a_log(count=7, tenant=tenants[1]), 1)
+    await scene.meter.close_epoch(checkpoint=True)
+    assert scene.done("ack", "commit") == ["ack 7", "commit"]
+    assert [scene.meter.partitions[number].acknowledged_offset for number in (0, 1)] == [-1, 7]
+
+
+async def test_a_chunk_of_an_earlier_generation_is_passed_over(stage: Callable[..., Scene]) -> None:
+    scene = stage()
+    scene.generation = 2
+    await scene.take(a_log(), generation=1)
+    assert not scene.meter.partitions
+    await scene.meter.close_epoch(checkpoint=True)
+    assert not scene.done("+", "ack")
+
+
+async def test_a_revoked_partition_is_not_taken_up_again_from_tables_that_can_still_be_read(
+    stage: Callable[..., Scene],
+) -> None:
+    scene = stage(epoch_rows=2)
+    log = a_log(count=1)
+    await scene.take(log)
+    log.messages(1)
+    waiting = asyncio.create_task(scene.take(log))  # The epoch is full: this chunk waits for it.
+    await asyncio.sleep(0)
+    scene.lose(0)
+    await scene.meter.close_epoch(checkpoint=False)
+    await waiting
+    assert not scene.meter.partitions
+    await scene.meter.close_epoch(checkpoint=True)
+    assert not scene.done("+", "ack")
+
+
+async def _scene_with_an_old_identity(scene: Scene) -> Log:
+    """Stored and let go: `x`, of noon. Stored, held, and let go by the next checkpoint: `y`, of two hours later."""
+    log = a_log(count=0)
+    log.message("x")
+    for hours, message_id in ((2, "y"), (3, "z")):
+        log.tick(log.now + HOUR)
+        await scene.take(log)
+        await scene.meter.close_epoch(checkpoint=True)
+        log.now += (hours - 1) * HOUR
+        log.message(message_id)
+    log.tick(log.now + HOUR)
+    await scene.take(log)
+    return log
+
+
+async def test_an_identity_let_go_during_a_look_up_is_looked_up_too(stage: Callable[..., Scene]) -> None:
+    scene = stage(rules(identity_milliseconds=HOUR))
+    log = await _scene_with_an_old_identity(scene)
+    y = next(record for record in log.records if record.value and b'"id":"y"' in record.value)
+    log.append(b"acme", log.records[1].value)
+    log.append(b"acme", y.value)
+    before = scene.meter.partitions[0].fold.identities.horizon_at
+    scene.service.may_answer.clear()
+    scene.service.is_asked.clear()
+    taking = asyncio.create_task(scene.take(log))
+    await asyncio.to_thread(scene.service.is_asked.wait, 60)
+    await scene.meter.close_epoch(checkpoint=True)
+    assert scene.meter.partitions[0].fold.identities.horizon_at > before, "the checkpoint let go of nothing"
+    scene.service.may_answer.set()
+    await taking
+    await scene.meter.close_epoch(checkpoint=True)
+    assert [message_id for _, message_id in scene.service.charged] == ["x", "y", "z"]
+
+
+async def test_stop_closes_the_last_epoch_with_a_checkpoint_and_folds_nothing_after(
+    stage: Callable[..., Scene],
+) -> None:
+    scene = stage()
+    log = a_log()
+    await scene.take(log)
+    running = asyncio.create_task(scene.meter.run())
+    await scene.meter.stop()
+    await running
+    assert scene.done("+accounts", "ack", "commit") == ["+accounts", "ack 2", "commit"]
+    log.messages(1)
+    await scene.take(log)
+    await scene.meter.close_epoch(checkpoint=True)
+    assert [offset for offset, _ in scene.service.charged] == [1, 2]
+    assert scene.done("ack") == ["ack 2"]
+
+
+@pytest.mark.parametrize("leaves", ["stop", "revoke"])
+async def test_a_chunk_whose_look_up_outlasts_ownership_is_not_folded(
+    stage: Callable[..., Scene], leaves: str
+) -> None:
+    scene = stage(rules(identity_milliseconds=HOUR))
+    log = await _scene_with_an_old_identity(scene)
+    last_offset = len(log.records) - 1
+    log.append(b"acme", log.records[1].value)
+    log.message("later")
+    scene.service.may_answer.clear()
+    scene.service.is_asked.clear()
+    taking = asyncio.create_task(scene.take(log))
+    await asyncio.to_thread(scene.service.is_asked.wait, 60)
+    if leaves == "stop":
+        await scene.meter.stop()
+        assert scene.done("ack")[-1] == f"ack {last_offset}"
+    else:
+        scene.lose(0)
+    acked = scene.done("ack")
+    scene.service.may_answer.set()
+    await taking
+    await scene.meter.close_epoch(checkpoint=True)
+    assert "later" not in [message_id for _, message_id in scene.service.charged]
+    assert scene.done("ack") == acked
