@@ -365,9 +365,34 @@ def test_plan_from_a_file_with_changes_is_sent_whole(
 
 def test_refused_command_is_shown_with_its_reason(settings: Settings, run: Callable[..., Result]) -> None:
     with AnsweringWorker(settings, "t", outcome="refused", reason="amount_invalid", balance="0"):
-        result = run("grant", "t", "0")
+        result = run("grant", "t", "5")
     assert result.exit_code == 1
-    assert "grant for t refused: amount_invalid, balance 0" in result.stdout
+    assert "grant for t refused: amount_invalid: An amount is no positive number" in result.stdout
+    assert "balance 0" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [("1e3", "is not an amount of credits"), ("0", "is not above zero")]
+)
+def test_an_amount_that_is_none_is_never_sent(run: Callable[..., Result], amount: str, text: str) -> None:
+    result = run("grant", "t", amount)
+    assert result.exit_code == 2
+    assert text in result.stderr
+
+
+def test_lines_without_an_object_are_counted_when_sent(run: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"id": "a", "tenant": "t"}\nnot JSON\n[1]\n')
+    result = run("send", tmp_path / "log.jsonl")
+    assert result.exit_code == 0
+    assert "2 lines hold no JSON object; the worker will refuse them" in result.stderr
+
+
+def test_a_file_that_cannot_be_written_is_a_fault_of_the_call(
+    run: Callable[..., Result], tmp_path: Path
+) -> None:
+    result = run("generate", "--output", tmp_path / "nowhere" / "log.jsonl")
+    assert result.exit_code == 2
+    assert "cannot be written: No such file or directory" in result.stderr
 
 
 def test_no_answer_in_time_says_how_to_ask_again(run: Callable[..., Result]) -> None:
