@@ -246,22 +246,24 @@ class PartitionFold:
         self._keep_or_charge(draft, each, live, terms)
 
     def _keep_or_charge(self, draft: Draft, each: Admitted, live: LiveAccount, terms: Terms) -> None:
-        message: Message = each.content
         identities = self.identities
-        self._give_up(identities.keep(each.identity, draft, each.appended_at), each.appended_at)
-        if draft.status and (draft.segments or message.kind != "sms"):
-            self._charge(each, live, terms, draft)
-            identities.charge(
-                each.identity,
-                each.offset,
-                draft.statuses,
-                each.fingerprint,
-                each.appended_at,
-                each.occurred_at,
-                draft,
-            )
-        else:
+        if not draft.status or not (draft.segments or each.content.kind != "sms"):
+            self._give_up(identities.keep(each.identity, draft, each.appended_at), each.appended_at)
             self._count("statuses")
+            return
+        waited = identities.pending.get(each.identity)
+        if waited is not None and waited.first_offset != draft.first_offset:
+            self._give_up((waited,), each.appended_at)  # It was waited for too long, and this begins anew.
+        self._charge(each, live, terms, draft)
+        identities.charge(
+            each.identity,
+            each.offset,
+            draft.statuses,
+            each.fingerprint,
+            each.appended_at,
+            each.occurred_at,
+            draft,
+        )
 
     def _learn(self, draft: Draft, each: Admitted, terms: Terms) -> Draft | None:
         """The draft with what this record adds; none when the record is refused or says nothing new."""
