@@ -1,5 +1,6 @@
 -- The ledger: every change of an account's credits, from which a statement is written.
--- Grain: one row per entry: a command, renewal or expiry; for usage one per tenant, window and grant.
+-- Grain: one row per entry: a command, renewal or expiry; for usage one per tenant, window and grant, and for
+--   usage that came too late for its window one per message and grant.
 -- Key: tenant and entry_id, which follows from the log.
 -- Engine: ReplacingMergeTree(version): a usage entry is an absolute value until its window's grace ends;
 --   read with FINAL.
@@ -9,7 +10,7 @@ CREATE TABLE IF NOT EXISTS ledger_entries
 (
     tenant               String,
     entry_id             String,
-    kind                 LowCardinality(String) COMMENT 'usage, allowance, grant, expiry, correction, ...',
+    kind                 LowCardinality(String) COMMENT 'allowance, purchase, promotion, adjustment, plan_change, expiry, usage, late_usage',
     grant_id             String,
     window_start         DateTime('UTC')        COMMENT 'Of usage: its 15-minute window; otherwise 1970-01-01',
     amount_micros        Int64                  COMMENT 'Above zero adds credits, below zero takes them',
