@@ -24,14 +24,14 @@ LATE = Counter(
 )
 UNRATED = Counter("msgmeter_messages_unrated", "Messages rated by a fallback zone.", registry=REGISTRY)
 SEGMENTS_DIFFER = Counter(
-    "msgmeter_segments_differ", "Messages whose gateway counted other segments than we.", registry=REGISTRY
+    "msgmeter_segments_differ",
+    "Messages whose gateway counted other segments than we did.",
+    registry=REGISTRY,
 )
 REROUTED = Counter(
     "msgmeter_messages_rerouted", "Records forwarded to their tenant's partition.", registry=REGISTRY
 )
-CREDITS = Counter(
-    "msgmeter_credits_burned", "Credits charged, whole tenants' base together.", registry=REGISTRY
-)
+CREDITS = Counter("msgmeter_credits_burned", "Credits charged, all tenants together.", registry=REGISTRY)
 ALERTS = Counter("msgmeter_alerts_emitted", "Alerts written.", ["level"], registry=REGISTRY)
 COMMANDS = Counter("msgmeter_commands", "Commands answered.", ["outcome"], registry=REGISTRY)
 WINDOWS_RECOMPUTED = Counter(
@@ -44,20 +44,24 @@ EPOCH_ROWS = Histogram(
     registry=REGISTRY,
 )
 EPOCH_SECONDS = Histogram(
-    "msgmeter_epoch_seconds", "From closing an epoch to its last effect.", registry=REGISTRY
+    "msgmeter_epoch_seconds", "Seconds from closing an epoch to its last effect.", registry=REGISTRY
 )
 CHECKPOINT_SECONDS = Histogram(
-    "msgmeter_checkpoint_seconds", "From an epoch's effects to acknowledged chunks.", registry=REGISTRY
+    "msgmeter_checkpoint_seconds",
+    "Seconds from an epoch's effects to acknowledged chunks.",
+    registry=REGISTRY,
 )
 LAST_EPOCH = Gauge(
-    "msgmeter_epoch_last_success_timestamp_seconds", "When the last epoch was stored.", registry=REGISTRY
+    "msgmeter_epoch_last_success_timestamp_seconds",
+    "When the last epoch was stored, in seconds since 1970.",
+    registry=REGISTRY,
 )
 INSERT_FAILURES = Counter(
     "msgmeter_insert_failures", "Inserts that had to be tried again.", registry=REGISTRY
 )
 STORED_SECONDS = Histogram(
     "msgmeter_received_to_stored_seconds",
-    "From the broker's append to the stored row, per epoch's oldest record.",
+    "Seconds from the broker's append to the stored row, of each epoch's oldest record.",
     buckets=(0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600),
     registry=REGISTRY,
 )

@@ -146,7 +146,10 @@ def _partition_counts(admin: AdminClient, servers: str) -> dict[str, int]:
     try:
         there = admin.list_topics(timeout=_METADATA_SECONDS).topics
     except KafkaException as error:
-        raise TopicError(f"No broker answers at {servers}: {error.args[0].str()}") from error
+        raise TopicError(
+            f"No broker answers at {servers} ({error.args[0].str()});"
+            " is `make run` running, or MSGMETER_KAFKA wrong?"
+        ) from error
     return {name: len(topic.partitions) for name, topic in there.items()}
 
 
