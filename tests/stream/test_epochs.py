@@ -30,6 +30,8 @@ from pipeline.topics import ACCOUNT_RESULTS, MESSAGES_REFUSED, USAGE_ALERTS
 from tests.builders import HOUR, Log, Record, plan, rules
 
 COLUMN = {name: position for position, (name, _) in enumerate(FACTS.columns)}
+TENANTS = {partition_of(name.encode(), 2): name for name in map(str, range(20))}
+"""A tenant of either partition, where there are two."""
 Journal = list[str]
 
 
@@ -95,18 +97,21 @@ class Producer:
 
 
 class Table:
-    """A table as `StateTable` is; what is not in `owned` can be read all the same."""
+    """A table as `StateTable` is: what is not in `owned` can be read all the same, until it is `closed`."""
 
     def __init__(self, name: str, journal: Journal, owned: set[int]) -> None:
         self.name, self.journal, self.owned = name, journal, owned
         self.lost: set[int] = set()
         """Partitions whose next write finds them revoked."""
+        self.closed: set[int] = set()
         self.values: dict[int, dict[bytes, bytes]] = {}
 
     def is_owned(self, partition: int) -> bool:
         return partition in self.owned
 
     def get(self, partition: int, key: bytes) -> bytes | None:
+        if partition in self.closed:
+            raise NotOwnedError(f"{self.name}: partition {partition} cannot be read")
         return self.values.get(partition, {}).get(key)
 
     def items(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
@@ -319,13 +324,30 @@ async def test_a_partition_revoked_during_its_write_is_not_acknowledged_and_othe
     stage: Callable[..., Scene], table: str
 ) -> None:
     scene = stage(rules(partitions=2))
-    tenants = {partition_of(name.encode(), 2): name for name in map(str, range(20))}
     getattr(scene, table).lost = {0}
-    await scene.take(a_log(count=2, tenant=tenants[0]), 0)
-    await scene.take(a_log(count=7, tenant=tenants[1]), 1)
+    await scene.take(a_log(count=2, tenant=TENANTS[0]), 0)
+    await scene.take(a_log(count=7, tenant=TENANTS[1]), 1)
     await scene.meter.close_epoch(checkpoint=True)
     assert scene.done("ack", "commit") == ["ack 7", "commit"]
     assert [scene.meter.partitions[number].acknowledged_offset for number in (0, 1)] == [-1, 7]
+
+
+async def test_changes_of_a_partition_that_went_and_came_back_are_not_written(
+    stage: Callable[..., Scene],
+) -> None:
+    scene = stage(rules(partitions=2))
+
+    async def owns() -> bool:
+        scene.lose(1)
+        scene.owned.add(1)
+        return True
+
+    scene.owns = owns
+    await scene.take(a_log(count=2, tenant=TENANTS[0]), 0)
+    await scene.take(a_log(count=7, tenant=TENANTS[1]), 1)
+    await scene.meter.close_epoch(checkpoint=True)
+    assert [set(table.values) for table in (scene.identities, scene.windows, scene.accounts)] == [{0}] * 3
+    assert scene.done("ack", "commit") == ["ack 2", "commit"]
 
 
 async def test_a_chunk_of_an_earlier_generation_is_passed_over(stage: Callable[..., Scene]) -> None:
@@ -399,10 +421,11 @@ async def test_stop_closes_the_last_epoch_with_a_checkpoint_and_folds_nothing_af
     await running
     assert scene.done("+accounts", "ack", "commit") == ["+accounts", "ack 2", "commit"]
     log.messages(1)
+    log.append(b"acme", b"no message")
     await scene.take(log)
     await scene.meter.close_epoch(checkpoint=True)
     assert [offset for offset, _ in scene.service.charged] == [1, 2]
-    assert scene.done("ack") == ["ack 2"]
+    assert scene.done("ack", f"+{MESSAGES_REFUSED}") == ["ack 2"]
 
 
 @pytest.mark.parametrize("leaves", ["stop", "revoke"])
@@ -413,7 +436,7 @@ async def test_a_chunk_whose_look_up_outlasts_ownership_is_not_folded(
     log = await _scene_with_an_old_identity(scene)
     last_offset = len(log.records) - 1
     log.append(b"acme", log.records[1].value)
-    log.message("later")
+    log.message("later", tenant="another, whose account has to be read")
     scene.service.may_answer.clear()
     scene.service.is_asked.clear()
     taking = asyncio.create_task(scene.take(log))
@@ -423,6 +446,7 @@ async def test_a_chunk_whose_look_up_outlasts_ownership_is_not_folded(
         assert scene.done("ack")[-1] == f"ack {last_offset}"
     else:
         scene.lose(0)
+        scene.accounts.closed = {0}
     acked = scene.done("ack")
     scene.service.may_answer.set()
     await taking
