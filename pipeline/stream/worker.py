@@ -20,7 +20,10 @@ def run_worker(settings: Settings) -> None:
     """Meters until SIGINT or SIGTERM; then stores what is open and leaves the group."""
     for name in ("command_key", "counterparty_key"):
         if getattr(settings, name) == DEVELOPMENT_KEY:
-            _log.warning("MSGMETER_%s is not set: good for development only", name.upper())
+            _log.warning(
+                "MSGMETER_%s is not set: the development key is used, which anybody knows; set one of your own",
+                name.upper(),
+            )
     check_partitions(settings)
     settings.state_directory.mkdir(parents=True, exist_ok=True)
     BUILD.labels(_version()).set(1)
