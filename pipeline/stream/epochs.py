@@ -138,6 +138,11 @@ class Meter:
         owned = self._owned(partition, chunk.generation_id, chunk.start_offset)
         if owned is None:
             return
+        # Behind a hole, accounts would be kept as applied, and the hole's records never be counted.
+        expected_offset = owned.folded_offset + 1
+        assert chunk.start_offset <= expected_offset, (
+            f"{partition}: {expected_offset} to {chunk.start_offset} missing"
+        )
         admitted = owned.fold.admit(chunk.records)
         stored = await self._look_up(owned.fold, admitted)
         if self._stopping or self.partitions.get(partition) is not owned:

@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -52,6 +53,17 @@ class _OvertakenError(Exception):
     """Another rebalance has begun: its own recovery does everything again."""
 
 
+@dataclass(frozen=True)
+class _Assignment:
+    """What the group gave this worker at one rebalance, and whether another one has begun since."""
+
+    partitions: frozenset[int]
+    generation_id: int
+    rebalances: int
+    overtaken: threading.Event
+    """Each assignment's own: the recovery of one must not take the next one's for its own."""
+
+
 class Recovery(Service):  # type: ignore[misc]
     """Brings the tables up to date once per rebalance; replaces faust/tables/recovery.py."""
 
@@ -61,16 +73,13 @@ class Recovery(Service):  # type: ignore[misc]
         self.completed = asyncio.Event()
         """Set when a first recovery is done; the app's `on_started` waits for it."""
         self._assigned = asyncio.Event()
-        self._partitions: frozenset[int] = frozenset()
-        self._generation_id = -1
-        self._rebalances = -1
-        self._overtaken = threading.Event()
+        self._assignment = _Assignment(frozenset(), -1, -1, threading.Event())
         self._reading: asyncio.Future[list[tuple[ChangelogTable, int, PartitionReplay]]] | None = None
         super().__init__(**kwargs)
 
     def on_partitions_revoked(self, _revoked: Any) -> None:
         """Close the tables to writers, and end the reading of changelogs if it is going on."""
-        self._overtaken.set()
+        self._assignment.overtaken.set()
         for table in self.tables.values():
             table.owned.clear()
 
@@ -78,15 +87,18 @@ class Recovery(Service):  # type: ignore[misc]
         self, assigned: Any, _revoked: Any, _newly_assigned: Any, generation_id: int = 0
     ) -> None:
         """Begin a recovery; called while the group waits for us, so it only takes note."""
-        self._partitions = frozenset(tp.partition for tp in assigned if tp.topic == self.tables.source_topic)
-        self._generation_id = generation_id
-        self._rebalances = self.app.rebalancing_count
-        self._overtaken = threading.Event()
+        self._assignment.overtaken.set()
+        self._assignment = _Assignment(
+            frozenset(tp.partition for tp in assigned if tp.topic == self.tables.source_topic),
+            generation_id,
+            self.app.rebalancing_count,
+            threading.Event(),
+        )
         self._assigned.set()
 
     async def on_stop(self) -> None:
         """End the reading of changelogs, and wait for it: the stores are closed next."""
-        self._overtaken.set()
+        self._assignment.overtaken.set()
         if self._reading is not None:
             await asyncio.wait([self._reading])
 
@@ -96,60 +108,61 @@ class Recovery(Service):  # type: ignore[misc]
             if await self.wait_for_stopped(self._assigned):
                 return
             self._assigned.clear()
+            assignment = self._assignment
             try:
-                await self._recover()
-                await self._let_streams_go()
+                await self._recover(assignment)
+                await self._let_streams_go(assignment)
             except _OvertakenError:
                 self.log.info("another rebalance has begun")
             except Exception as error:  # noqa: BLE001 - whatever it is, the worker is without its tables
-                if not self.should_stop and self._is_current():
+                if not self.should_stop and self._is_current(assignment):
                     end_process(
                         ExitCode.RECOVERY_FAILED, f"tables could not be recovered: {error}", cause=error
                     )
                 self.log.info("recovery given up during a rebalance: %r", error)
 
-    def _is_current(self) -> bool:
+    def _is_current(self, assignment: _Assignment) -> bool:
         return (
-            not self._overtaken.is_set()
-            and self.app.rebalancing_count == self._rebalances
-            and self.app.consumer_generation_id == self._generation_id
+            not assignment.overtaken.is_set()
+            and self.app.rebalancing_count == assignment.rebalances
+            and self.app.consumer_generation_id == assignment.generation_id
         )
 
-    def _assert_current(self) -> None:
-        if not self._is_current():
+    def _assert_current(self, assignment: _Assignment) -> None:
+        if not self._is_current(assignment):
             raise _OvertakenError
 
-    async def _recover(self) -> None:
+    async def _recover(self, assignment: _Assignment) -> None:
         tables = list(self.tables.values())
         for table in tables:
             table.readable = frozenset()
-            for partition in table.data.opened() - self._partitions:
+            for partition in table.data.opened() - assignment.partitions:
                 table.data.close_partition(partition)
-        if tables and self._partitions:
+        if tables and assignment.partitions:
             self.app.in_recovery = True
             self._reading = asyncio.get_running_loop().run_in_executor(
-                None, self._read_changelogs, tables, self._overtaken
+                None, self._read_changelogs, tables, assignment
             )
             replays = await asyncio.shield(self._reading)
-            self._assert_current()
+            self._assert_current(assignment)
             for table, partition, replay in replays:
-                await self._repeat_winners(table, partition, replay)
-        self._assert_current()
+                await self._repeat_winners(assignment, table, partition, replay)
+        self._assert_current(assignment)
         for table in tables:
-            table.owned = {partition: object() for partition in self._partitions}
-            table.readable = self._partitions
+            table.owned = {partition: object() for partition in assignment.partitions}
+            table.readable = assignment.partitions
 
     def _read_changelogs(
-        self, tables: list[ChangelogTable], overtaken: threading.Event
+        self, tables: list[ChangelogTable], assignment: _Assignment
     ) -> list[tuple[ChangelogTable, int, PartitionReplay]]:
         """Bring the local stores up to date; runs in a thread, while nobody else uses these partitions."""
         began = time.monotonic()
         by_changelog: dict[TopicAndPartition, ChangelogTable] = {
             (table.changelog_topic_name, partition): table
             for table in tables
-            for partition in self._partitions
+            for partition in assignment.partitions
         }
-        bounds = bounds_of(self.tables.kafka, by_changelog, overtaken.is_set)
+        bounds = bounds_of(self.tables.kafka, by_changelog, assignment.overtaken.is_set)
         with ThreadPoolExecutor(_OPENING_THREADS, "open-tables") as pool:
             positions = pool.map(
                 lambda where: trusted_position(by_changelog[where].data, where[1], bounds[where]),
@@ -162,16 +175,21 @@ class Recovery(Service):  # type: ignore[misc]
             if start < bounds[where].high:
                 starts[where] = start
         count = read_to_end(
-            self.tables.kafka, starts, lambda where, records: replays[where].take(records), overtaken.is_set
+            self.tables.kafka,
+            starts,
+            lambda where, records: replays[where].take(records),
+            assignment.overtaken.is_set,
         )
         _log.info("recovered %d changelog records in %.1f s", count, time.monotonic() - began)
         return [(by_changelog[where], where[1], replay) for where, replay in replays.items()]
 
-    async def _repeat_winners(self, table: ChangelogTable, partition: int, replay: PartitionReplay) -> None:
+    async def _repeat_winners(
+        self, assignment: _Assignment, table: ChangelogTable, partition: int, replay: PartitionReplay
+    ) -> None:
         """Write winners behind the losers that followed them, so that compaction keeps the right ones."""
         winners = replay.winners_to_repeat()
         if winners:
-            self._assert_current()
+            self._assert_current(assignment)
             _log.warning(
                 "%s: %d keys of partition %d had older values behind newer ones; a worker wrote after it had"
                 " lost the partition. The newer ones are written again",
@@ -179,25 +197,25 @@ class Recovery(Service):  # type: ignore[misc]
             )  # fmt: skip
             await table.send(partition, ((key, value, applied) for key, (value, applied) in winners.items()))
 
-    async def _let_streams_go(self) -> None:
+    async def _let_streams_go(self, assignment: _Assignment) -> None:
         app, consumer = self.app, self.app.consumer
         await app.on_rebalance_complete.send()
         app.in_recovery = False
         await asyncio.gather(*(table.on_recovery_completed(set(), set()) for table in self.tables.values()))
-        self._assert_current()
-        assignment = consumer.assignment()
-        if assignment:
+        self._assert_current(assignment)
+        partitions = consumer.assignment()
+        if partitions:
             await asyncio.wait_for(consumer.perform_seek(), app.conf.broker_request_timeout)
-            self._assert_current()
+            self._assert_current(assignment)
         self.completed.set()
         app.flow_control.resume()  # This clears the queues, so it comes before anything can be put there.
-        consumer.resume_partitions(assignment)
+        consumer.resume_partitions(partitions)
         consumer.resume_flow()
         await app._fetcher.maybe_start()
         self.tables.on_actives_ready()
         self.tables.on_standbys_ready()
         app.on_rebalance_end()
-        self.log.info("worker ready: %d partitions", len(self._partitions))
+        self.log.info("worker ready: %d partitions", len(assignment.partitions))
 
 
 class MeterTableManager(TableManager):  # type: ignore[misc]
