@@ -11,12 +11,13 @@ equal.
 import json
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
-from pipeline.core.plans import Plan
+from pipeline.core.plans import Plan, Status
+from pipeline.core.rating import Direction, Kind
 from pipeline.core.refusals import Refusal
 
 MAX_VALUE_BYTES = 1 << 20
@@ -29,38 +30,7 @@ Address = Annotated[str, Meta(min_length=1, max_length=320)]
 Instant = Annotated[datetime, Meta(tz=True)] | int
 """RFC 3339 with an offset, or milliseconds since 1970-01-01T00:00:00Z."""
 
-Kind = Literal["sms", "mms", "rcs", "email"]
-Direction = Literal["outbound", "inbound"]
-Status = Literal[
-    "accepted",
-    "queued",
-    "sending",
-    "sent",
-    "received",
-    "delivered",
-    "undelivered",
-    "failed",
-    "unknown",
-    "read",
-]
-
-STATUS_BITS: dict[str, int] = {
-    status: 1 << position
-    for position, status in enumerate(
-        (
-            "accepted",
-            "queued",
-            "sending",
-            "sent",
-            "received",
-            "delivered",
-            "undelivered",
-            "failed",
-            "unknown",
-            "read",
-        )
-    )
-}
+STATUS_BITS: dict[str, int] = {status: 1 << position for position, status in enumerate(get_args(Status))}
 """One bit a status, so that the set of statuses seen of a message is an integer below 1024."""
 
 
