@@ -20,7 +20,12 @@ run: $(VENV)/installed-embedded ## Start broker, ClickHouse, worker and a sample
 	@exec $(BIN)/msgmeter up $(ARGUMENTS)
 
 test: $(VENV)/installed-dev ## Run every test, on a real broker and a real ClickHouse engine
-	$(BIN)/pytest $(ARGUMENTS)
+	$(if $(ARGUMENTS),$(BIN)/pytest $(ARGUMENTS),$(BIN)/pytest --ignore=$(TABLES) && $(RUN_TABLES))
+
+# These open and close RocksDB files of several workers in one process, which python-rocksdb now and then ends with
+# abort() (134), a fault not yet understood; seen in no worker. A process of their own, repeated once after that only.
+TABLES := tests/stream/test_tables.py
+RUN_TABLES = { $(BIN)/pytest $(TABLES) || { [ $$? -eq 134 ] && echo "aborted: once more" && $(BIN)/pytest $(TABLES); }; }
 
 test-long: $(VENV)/installed-dev ## A million messages and five kills against the simulation (minutes)
 	AGREEMENT_RECORDS=1000000 AGREEMENT_TENANTS=10000 $(BIN)/pytest -s tests/e2e/test_agreement.py $(ARGUMENTS)
