@@ -26,7 +26,7 @@ def assert_agreement(system: System, log: list) -> None:
 @pytest.mark.timeout(600)
 def test_a_group_whose_workers_die_join_and_leave_counts_everything_once(make_system: MakeSystem):
     system = make_system()
-    log = log_now(traffic(25_000))
+    log = log_now(traffic(18_000))
     gateway = system.gateway(log, records_per_second=1_000)
     first, second, third = (system.worker(name) for name in ("first", "second", "third"))
     first.start()
@@ -46,7 +46,7 @@ def test_a_group_whose_workers_die_join_and_leave_counts_everything_once(make_sy
 @pytest.mark.timeout(600)
 def test_a_worker_that_slept_through_its_session_writes_nothing_over_its_successor(make_system: MakeSystem):
     system = make_system()
-    log = log_now(traffic(25_000))
+    log = log_now(traffic(18_000))
     gateway = system.gateway(log, records_per_second=1_000)
     sleeper, successor = system.worker("sleeper"), system.worker("successor")
     sleeper.start()
