@@ -35,7 +35,7 @@ import msgspec
 import orjson
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from pipeline.core.records import milliseconds
+from pipeline.core.fields import milliseconds
 from pipeline.core.signing import signed_headers
 
 _Instant = Annotated[datetime, Meta(tz=True)] | Annotated[int, Meta(ge=0, lt=1 << 53)]

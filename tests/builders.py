@@ -14,7 +14,7 @@ import msgspec
 import orjson
 
 from pipeline.core.identity_deltas import StoredCharge
-from pipeline.core.ledger import Account, Entry
+from pipeline.core.account import Account, Entry
 from pipeline.core.outcomes import FACT_COLUMNS, Outcomes
 from pipeline.core.plans import Plan, decode_plan
 from pipeline.core.process import PartitionFold, StateChanges

@@ -22,7 +22,7 @@ from pipeline.clickhouse.queries import (
     usage_by_period,
 )
 from pipeline.core.amounts import format_credits
-from pipeline.core.ledger import FOREVER_AT
+from pipeline.core.account import FOREVER_AT
 from pipeline.core.windows import Granularity, bounds, local_day
 from pipeline.settings import load_settings
 

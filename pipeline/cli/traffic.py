@@ -18,7 +18,7 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipeline.core.records import milliseconds
+from pipeline.core.fields import milliseconds
 from pipeline.logfile import LogRecord, read_log, sign_plain, write_log
 from pipeline.sending import LogSender
 from pipeline.settings import load_settings

@@ -1,57 +1,41 @@
 """An account at work: an `Account` with what makes charging it cheap.
 
-`LiveAccount` answers three questions for every message: which plan is in force, which grant burns, and does an
-alert fire. The answers stay the same over a stretch of event time, the *slot*: between two neighbouring bounds
-of grants and periods. Inside a slot a charge is two comparisons and two additions; anything else takes the slow
-way through the ledger and finds the slot anew.
+`LiveAccount` answers three questions for every message: which plan is in force, which grant burns, and does
+anything follow from it (an alert, a request to recharge). The answers stay the same over a stretch of event time,
+the *slot*: between two neighbouring bounds of grants and periods. Inside a slot a charge is two comparisons and
+two additions; anything else takes the slow way through the ledger and finds the slot anew.
 
-Gives entries and alerts into the `Outcomes` of the fold. The slot is derived, never stored.
+Gives entries, alerts and recharge requests into the `Outcomes` of the fold. The slot is derived, never stored.
 """
 
 from collections.abc import Callable, Mapping
 
-from pipeline.core.ledger import (
-    FOREVER_AT,
-    UNCOVERED,
-    Account,
-    Entry,
-    Grant,
-    Period,
-    add_grant,
-    burn,
-    change_allowance,
-    close_periods,
-    open_periods,
-)
+from pipeline.core.account import FOREVER_AT, UNCOVERED, Account, Entry, Grant, Period
+from pipeline.core.allocations import cut_shares, spend
+from pipeline.core.ledger import Taken, add_grant, burn, change_allowance, close_periods, expire, extend_grants, give_back, open_periods, settle, taken_entries
 from pipeline.core.outcomes import Outcomes, alert_document
 from pipeline.core.plans import PlanTerms
-from pipeline.core.records import STATUS_BITS
+from pipeline.core.recharge import ask
+from pipeline.core.reservations import expire_reservations, hold_within_credits, settle_campaign
+from pipeline.core.terms import Terms
 from pipeline.core.thresholds import NEVER_REACHED, crossed, next_amount, still_fired
-from pipeline.core.usage import Split, Window
+from pipeline.core.usage import Window
 
 NO_FURTHER: Mapping[str, int] = {}
 """Shared by all charges that one grant covers: nearly every one."""
 
-
-class Terms:
-    """A plan in force from one instant to another, made ready for messages."""
-
-    __slots__ = ("billable_mask", "effective_at", "effective_until", "plan")
-
-    def __init__(self, plan: PlanTerms, effective_at: int, effective_until: int) -> None:
-        self.plan = plan
-        self.effective_at = effective_at
-        self.effective_until = effective_until
-        self.billable_mask = sum(STATUS_BITS[status] for status in plan.billable_statuses)
+Charge = tuple[str, int, Mapping[str, int], Mapping[str, int], int]
+"""The first grant burned, the micro-credits taken from it, the same for further ones; the part that an expiry had
+been posted for, by grant; and the start of the period it counts in. Grant "" is uncovered."""
 
 
 class LiveAccount:
     """One tenant's account while its partition is owned here."""
 
     __slots__ = (
-        "_compile", "_default", "_partition", "_slot_alert_at", "_slot_from", "_slot_grant", "_slot_id",
-        "_slot_period", "_slot_until", "account", "changed_windows", "due_at", "is_dirty", "tenant", "terms",
-        "windows",
+        "_compile", "_default", "_has_shares", "_partition", "_slot_from", "_slot_grant", "_slot_id", "_slot_period",
+        "_slot_period_start", "_slot_until", "_slot_watch_at", "account", "changed_windows", "due_at", "is_dirty",
+        "tenant", "terms", "windows",
     )  # fmt: skip
 
     def __init__(
@@ -73,14 +57,16 @@ class LiveAccount:
         self._default = default
         self._slot_grant: Grant | None = None
         self._slot_period: Period | None = None
-        self.plans_changed()
+        self.changed()
 
     # Plans and time.
 
-    def plans_changed(self) -> None:
-        """Forgets what was derived from plans, periods and grants."""
+    def changed(self) -> None:
+        """Forgets what was derived: to be called when plans, grants, shares or reservations have changed."""
+        self.is_dirty = True
         self.terms: Terms | None = None
         self.due_at = 0
+        self._has_shares = bool(self.account.allocations or self.account.reservations)
         self._forget_slot()
 
     def terms_at(self, at: int) -> Terms | None:
@@ -123,56 +109,114 @@ class LiveAccount:
             account.clock_at = max(account.clock_at, self.due_at)
             terms = self.terms_at(account.clock_at)
             grace = terms.plan.late_grace_milliseconds if terms else 0
-            entries = self._renew(terms, grace, offset, cause) if terms else []
-            entries += close_periods(account, grace, offset)
+            # What ends at an instant ends before what begins at it: nothing of it is carried over.
+            expired = expire(account, offset)
+            entries = expired + (self._renew(terms, grace, offset, cause) if terms else [])
+            entries += close_periods(account, grace, terms.plan if terms else None, offset)
             outcomes.entries += [(self.tenant, entry) for entry in entries]
+            if expired:
+                cut_shares(account)
+            self._hold_reservations(terms)
             self.due_at = self._next_due(grace)
             self._forget_slot()
             for period in account.periods:
                 self._levels_changed(period, offset, outcomes)
+            self._ask(offset, outcomes)
+
+    def _hold_reservations(self, terms: Terms | None) -> None:
+        """Lets go of reservations that have ended, or that the credits no longer cover."""
+        account = self.account
+        if account.reservations:
+            expire_reservations(account)
+            if terms is None or terms.plan.overage == "hard_stop":
+                hold_within_credits(account)
+        self._has_shares = bool(account.allocations or account.reservations)
 
     def _renew(self, terms: Terms, grace: int, offset: int, cause: str) -> list[Entry]:
         """Begins the periods that have come, and brings the allowance to the plan in force."""
         account = self.account
-        now = account.clock_at
+        now, began_at = account.clock_at, terms.effective_at
         entries = []
         if not account.periods:
-            entries += open_periods(account, max(terms.effective_at, now - grace), terms.plan, offset)
-        entries += open_periods(account, now, terms.plan, offset)
-        entry = change_allowance(account, terms.plan, cause, terms.effective_at, offset)
-        return [*entries, entry] if entry else entries
+            entries += open_periods(account, max(began_at, now - grace), terms.plan, began_at, offset)
+        entries += open_periods(account, now, terms.plan, began_at, offset)
+        entry = change_allowance(account, terms.plan, cause, began_at, offset)
+        if entry:
+            entries.append(entry)
+        return entries + self._settle_allowance(terms, entries, offset)
+
+    def _settle_allowance(self, terms: Terms, given: list[Entry], offset: int) -> list[Entry]:
+        """Pays off what is uncovered with allowances just given, where the plan says so."""
+        if terms.plan.settled_by != "any_grant":
+            return []
+        held = {grant.id: grant for grant in self.account.grants}
+        return [
+            entry
+            for each in given
+            if each.amount > 0 and each.grant_id in held
+            for entry in settle(self.account, held[each.grant_id], each.cause, offset)
+        ]
 
     def _next_due(self, grace: int) -> int:
         """The next instant of the log at which something happens by itself."""
         account = self.account
         instants = [plan.effective_at for plan in account.plans]
-        instants += [period.ends_at for period in account.periods]
-        instants += [period.ends_at + grace for period in account.periods]
-        instants += [grant.expires_at + grace for grant in account.grants]
+        for period in account.periods:
+            instants += (period.ends_at, period.ends_at + grace)
+        for grant in account.grants:
+            instants += (grant.starts_at, grant.expires_at, grant.expires_at + grace)
+        instants += [reservation.expires_at for reservation in account.reservations.values()]
+        if account.recharge is not None and not account.recharge.in_flight:
+            instants.append(account.recharge.next_at)
         return min((at for at in instants if at > account.clock_at), default=FOREVER_AT)
 
     # Charging.
 
-    def charge(self, amount: int, occurred_at: int, offset: int, outcomes: Outcomes) -> Split:
-        """Burns `amount` micro-credits for a message; says from which grants."""
+    def charge(
+        self, amount: int, occurred_at: int, offset: int, outcomes: Outcomes, listed: str = "", campaign: str = ""
+    ) -> Charge:
+        """Burns `amount` micro-credits for a message of a list and a campaign; says from which grants."""
         self.is_dirty = True
-        if self._slot_from <= occurred_at < self._slot_until:
+        if self._slot_from <= occurred_at < self._slot_until and not self._has_shares:
             grant = self._slot_grant
+            period = self._slot_period
+            assert period is not None
             if grant is None:
                 self.account.uncovered += amount
+                period.uncovered += amount
             elif 0 < amount < grant.remaining:
                 grant.remaining -= amount
             else:
                 return self._charge_slowly(amount, occurred_at, offset, outcomes)
-            period = self._slot_period
-            assert period is not None
             period.used += amount
-            if period.used >= self._slot_alert_at:
-                self._fire(period, offset, outcomes)
-            return self._slot_id, amount, NO_FURTHER
-        return self._charge_slowly(amount, occurred_at, offset, outcomes)
+            if period.used >= self._slot_watch_at:
+                self._watch(period, offset, outcomes)
+            return self._slot_id, amount, NO_FURTHER, NO_FURTHER, self._slot_period_start
+        charge = self._charge_slowly(amount, occurred_at, offset, outcomes)
+        if self._has_shares:
+            self._settle_shares(amount, listed, campaign)
+        return charge
 
-    def _charge_slowly(self, amount: int, occurred_at: int, offset: int, outcomes: Outcomes) -> Split:
+    def _charge_slowly(self, amount: int, occurred_at: int, offset: int, outcomes: Outcomes) -> Charge:
+        at, period = self._place(occurred_at, offset, outcomes)
+        taken, lapsed = burn(self.account, amount, at, period)
+        period.used += amount
+        self._find_slot(at, period)
+        self._watch(period, offset, outcomes)
+        for later in self.account.periods:
+            if later.starts_at > period.starts_at:
+                self._levels_changed(later, offset, outcomes)
+        (grant_id, micros), *further = taken or ((UNCOVERED, 0),)
+        return (
+            grant_id,
+            micros,
+            dict(further) if further else NO_FURTHER,
+            dict(lapsed) if lapsed else NO_FURTHER,
+            period.starts_at,
+        )
+
+    def _place(self, occurred_at: int, offset: int, outcomes: Outcomes) -> tuple[int, Period]:
+        """The instant whose grants a message burns, and the period it counts in: its own, or the open one."""
         account = self.account
         at = occurred_at
         if not account.periods or at >= account.periods[-1].ends_at:
@@ -180,14 +224,20 @@ class LiveAccount:
         elif at < account.periods[0].starts_at:
             # Its own period is closed: it counts in the open one.
             at = account.clock_at
-        period = account.period_at(at)
-        split = burn(account, amount, at)
-        period.used += amount
-        self._find_slot(at, period)
-        if period.used >= self._slot_alert_at:
-            self._fire(period, offset, outcomes)
-        (grant_id, micros), *further = split or ((UNCOVERED, 0),)
-        return grant_id, micros, dict(further) if further else NO_FURTHER
+        return at, account.period_at(at)
+
+    def _settle_shares(self, amount: int, listed: str, campaign: str) -> None:
+        account = self.account
+        if listed:
+            spend(account, listed, amount)
+        if campaign:
+            settle_campaign(account, campaign, amount)
+        self._hold_reservations(self.terms_at(account.clock_at))
+
+    def count_units(self, kind: str, units: int, period_start: int) -> None:
+        """Counts units of a kind that the plan includes a quota of, in a period held."""
+        period = self.account.period_at(period_start)
+        period.units[kind] = period.units.get(kind, 0) + units
 
     def _open_ahead(self, at: int, offset: int, outcomes: Outcomes) -> None:
         """Begins the period of a message that occurred, by its gateway's clock, after the time of the log.
@@ -197,57 +247,139 @@ class LiveAccount:
         account = self.account
         terms = self.terms_at(at)
         assert terms is not None, "a message is charged only under a plan"
-        entries = (
-            [] if account.periods else open_periods(account, min(at, account.clock_at), terms.plan, offset)
-        )
-        entries += open_periods(account, at, terms.plan, offset)
+        began_at = terms.effective_at
+        entries = []
+        if not account.periods:
+            entries += open_periods(account, min(at, account.clock_at), terms.plan, began_at, offset)
+        entries += open_periods(account, at, terms.plan, began_at, offset)
+        entries += self._settle_allowance(terms, entries, offset)
         outcomes.entries += [(self.tenant, entry) for entry in entries]
         self.due_at = 0
 
     def _find_slot(self, at: int, period: Period) -> None:
+        account = self.account
         bounds = [period.starts_at, period.ends_at]
-        for grant in self.account.grants:
+        for grant in account.grants:
             bounds += (grant.starts_at, grant.expires_at)
         self._slot_from = max(bound for bound in bounds if bound <= at)
         self._slot_until = min(bound for bound in bounds if bound > at)
         self._slot_period = period
-        self._slot_grant = next(
-            (
-                grant
-                for grant in self.account.grants
-                if grant.remaining and grant.starts_at <= at < grant.expires_at
-            ),
-            None,
+        self._slot_period_start = period.starts_at
+        grant = next(
+            (grant for grant in account.grants if grant.remaining and grant.starts_at <= at < grant.expires_at), None
         )
-        self._slot_id = self._slot_grant.id if self._slot_grant else UNCOVERED
-        self._slot_alert_at = self._next_alert(period)
+        self._slot_grant = grant
+        self._slot_id = grant.id if grant else UNCOVERED
+        self._slot_watch_at = self._next_watch(period)
+        # What a later period was begun with changes, or a posted expiry: the ledger's affair.
+        is_shared = period is not account.periods[-1] and grant is not None and grant.expires_at > period.ends_at
+        if is_shared or (grant is not None and grant.is_expired):
+            self._slot_until = self._slot_from
 
     def _forget_slot(self) -> None:
         self._slot_from = self._slot_until = 0
         self._slot_grant = None
         self._slot_period = None
+        self._slot_period_start = 0
         self._slot_id = UNCOVERED
-        self._slot_alert_at = NEVER_REACHED
+        self._slot_watch_at = NEVER_REACHED
 
-    # Grants and alerts.
+    # Refunds and commands.
+
+    def refund(
+        self, burned: Taken, occurred_at: int, listed: str, offset: int, outcomes: Outcomes
+    ) -> tuple[Mapping[str, int], int]:
+        """Gives back what a message burned; says what of it lapses at once, and the period it counts in."""
+        at, period = self._place(occurred_at, offset, outcomes)
+        terms = self.terms_at(self.account.clock_at)
+        lapsed = give_back(
+            self.account, burned, period, may_owe=terms is not None and terms.plan.overage == "arrears"
+        )
+        amount = sum(micros for _, micros in burned)
+        if at == occurred_at:
+            period.used -= amount
+        else:
+            # What it took from another period's usage is usable in this one.
+            period.limit += amount - sum(micros for _, micros in lapsed)
+        if listed:
+            spend(self.account, listed, -amount)
+        self._forget_slot()
+        for each in self.account.periods:
+            self._levels_changed(each, offset, outcomes)
+        return dict(lapsed) if lapsed else NO_FURTHER, period.starts_at
 
     def add(self, grant: Grant, cause: str, offset: int, outcomes: Outcomes) -> None:
         """Adds a grant; what becomes usable in a held period raises its limit and may arm levels again."""
-        self.is_dirty = True
-        outcomes.entries.append((self.tenant, add_grant(self.account, grant, cause)))
-        self.due_at = 0
-        self._forget_slot()
-        for period in self.account.periods:
+        account = self.account
+        terms = self.terms_at(account.clock_at)
+        entries = [add_grant(account, grant, cause)]
+        if grant.is_extended:
+            entries += extend_grants(account, grant, cause)
+        settled_by = terms.plan.settled_by if terms else "nothing"
+        if settled_by == "any_grant" or (settled_by == "purchases" and grant.kind == "purchase"):
+            entries += settle(account, grant, cause, offset)
+        outcomes.entries += [(self.tenant, entry) for entry in entries]
+        for period in account.periods:
             if grant.starts_at < period.ends_at and grant.expires_at > period.starts_at:
                 period.limit += grant.amount
-                self._levels_changed(period, offset, outcomes)
+        self.changed()
+        self.reconsider(offset, outcomes)
+
+    def take(self, amount: int, kind: str, cause: str, offset: int, outcomes: Outcomes) -> None:
+        """Burns credits for a command, with an entry of `kind` per grant."""
+        period = self.account.period_at(self.account.clock_at)
+        taken, _ = burn(self.account, amount, self.account.clock_at, period)
+        if kind == "adjustment":
+            period.limit -= amount
+        else:
+            period.used += amount
+        outcomes.entries += [
+            (self.tenant, entry) for entry in taken_entries(self.account, taken, kind, cause, offset)
+        ]
+        cut_shares(self.account)
+        self.changed()
+        self.reconsider(offset, outcomes)
+
+    def reconsider(self, offset: int, outcomes: Outcomes) -> None:
+        """Looks at reservations, alert levels and recharging anew, after a command has changed the account."""
+        self._hold_reservations(self.terms_at(self.account.clock_at))
+        for period in self.account.periods:
+            self._levels_changed(period, offset, outcomes)
+        self._ask(offset, outcomes)
+
+    # What follows.
 
     def _levels(self, period: Period) -> tuple[int, ...]:
         terms = self.terms_at(min(max(self.account.clock_at, period.starts_at), period.ends_at - 1))
         return terms.plan.alert_levels if terms else ()
 
-    def _next_alert(self, period: Period) -> int:
-        return next_amount(period.limit, self._levels(period), period.fired)
+    def _next_watch(self, period: Period) -> int:
+        """The usage of a period at which an alert fires or a recharge may be wanted."""
+        watch_at = next_amount(period.limit, self._levels(period), period.fired)
+        account = self.account
+        terms = self.terms_at(account.clock_at)
+        recharge = terms.plan.recharge if terms else None
+        if recharge is None:
+            return watch_at
+        state = account.recharge
+        if state is not None and (state.in_flight or account.clock_at < state.next_at):
+            return watch_at
+        # One more micro-credit than that is below the level.
+        return min(watch_at, period.used + max(account.available - recharge.level_micros, 0) + 1)
+
+    def _watch(self, period: Period, offset: int, outcomes: Outcomes) -> None:
+        self._fire(period, offset, outcomes)
+        self._ask(offset, outcomes)
+        if period is self._slot_period:
+            self._slot_watch_at = self._next_watch(period)
+
+    def _ask(self, offset: int, outcomes: Outcomes) -> None:
+        terms = self.terms_at(self.account.clock_at)
+        if terms is not None and terms.plan.recharge is not None:
+            request = ask(self.account, terms.plan, self._partition, offset)
+            if request is not None:
+                outcomes.recharges.append(request)
+                self.due_at = 0
 
     def _levels_changed(self, period: Period, offset: int, outcomes: Outcomes) -> None:
         """Arms again the levels that usage no longer reaches, and fires those it reaches now."""
@@ -255,8 +387,10 @@ class LiveAccount:
         if kept != period.fired:
             period.fired = kept
             period.arming += 1
-        if period.used:
+        if period.used > 0:
             self._fire(period, offset, outcomes)
+        if period is self._slot_period:
+            self._slot_watch_at = self._next_watch(period)
 
     def _fire(self, period: Period, offset: int, outcomes: Outcomes) -> None:
         for level in crossed(period.used, period.limit, self._levels(period), period.fired):
@@ -264,5 +398,4 @@ class LiveAccount:
                 alert_document(self.tenant, period, level, self.account.clock_at, self._partition, offset)
             )
             period.fired = (*period.fired, level)
-        if period is self._slot_period:
-            self._slot_alert_at = self._next_alert(period)
+

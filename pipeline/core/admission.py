@@ -17,15 +17,9 @@ from msgspec import Meta, Struct
 from pipeline.core.identity import message_key
 from pipeline.core.outcomes import Forward, Outcomes, refusal_document
 from pipeline.core.partitions import partition_of
-from pipeline.core.records import (
-    MAX_VALUE_BYTES,
-    Command,
-    Message,
-    Tick,
-    decode_command,
-    decode_message,
-    milliseconds,
-)
+from pipeline.core.fields import milliseconds
+from pipeline.core.instructions import Command, Tick
+from pipeline.core.records import MAX_VALUE_BYTES, Message, decode_command, decode_message
 from pipeline.core.refusals import Refusal
 from pipeline.core.rules import Rules
 from pipeline.core.signing import (

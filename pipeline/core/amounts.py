@@ -1,8 +1,8 @@
 """Credits as integers: decimal text in, micro-credits inside, exact decimal text out.
 
 One credit is 1 000 000 micro-credits. Text is the only other form an amount has: JSON numbers are read as
-floats by most programs, so documents carry credits as strings. No function here rounds, because micro-credits
-per unit times a whole number of units is exact; a rule that has to round belongs here, and only here.
+floats by most programs, so documents carry credits as strings. Money is the same in micro-units of its currency.
+Micro-credits per unit times a whole number of units is exact; only `money_for` rounds, and nothing else does.
 
 Amounts stay below 10**12 credits, that is 10**18 micro-credits, so that they fit ClickHouse's Int64.
 """
@@ -37,3 +37,10 @@ def format_credits(micros: int) -> str:
     whole, rest = divmod(abs(micros), MICROS)
     sign = "-" if micros < 0 else ""
     return f"{sign}{whole}.{rest:06d}".rstrip("0").rstrip(".") if rest else f"{sign}{whole}"
+
+
+def money_for(credits_micros: int, price_micros: int) -> int:
+    """What credits cost at a price per credit, in micro-units of money: halves round away from zero."""
+    product = abs(credits_micros) * price_micros
+    rounded = (product + MICROS // 2) // MICROS
+    return -rounded if credits_micros < 0 else rounded

@@ -30,6 +30,8 @@ class Draft(Struct, gc=False, array_like=True):
     list: str = ""
     campaign: str = ""
     recipients: int = 1
+    member: str = ""
+    inbox: str = ""
 
 
 class StoredCharge(NamedTuple):

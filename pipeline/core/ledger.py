@@ -1,233 +1,274 @@
-"""A tenant's account: grants, periods, burning, and the entries that explain the balance.
+"""What time, grants and usage do to an account, and the entries that explain its balance.
 
 Takes amounts in integer micro-credits and instants in epoch milliseconds; changes an `Account` and gives
-`Entry` records. Reads no clock: `advance` is told the time of the log.
+`Entry` records. Reads no clock: `account.clock_at` is the time of the log.
 
 Invariants
-- The balance is the sum of what remains of the grants, and the sum of all entries equals
-  balance - uncovered: nothing changes without an entry.
+- The sum of all entries equals the balance, which is what remains of the grants less what is uncovered: nothing
+  changes without an entry.
 - No grant falls below zero. What is used beyond all grants is metered and booked as uncovered.
 - Grants burn in a fixed order: priority, earliest expiry, unpaid before paid, earliest start, creation, id.
-- A message burns grants valid when it occurred, also when it arrives later, until the grace of its period
-  has passed; after that it burns what is valid at the time of the log.
+- A message burns grants valid when it occurred, also when it arrives after their end, until the grace of its
+  period has passed; the expiry that was posted is then corrected. After the grace it burns what is valid at the
+  time of the log.
+- A period's limit less what is used of it is what is left to use in it, whatever expired or came late.
 - Which entries come out depends on the log alone, not on how it was cut into chunks.
 """
 
-from msgspec import Struct
+from pipeline.core.account import ALLOWANCE_PRIORITY, FOREVER_AT, UNCOVERED, Account, Entry, Grant, Period, RechargeState
+from pipeline.core.amounts import money_for
+from pipeline.core.plans import PlanTerms, RolloverTerms
+from pipeline.core.windows import days_after, months_after, period_of
 
-from pipeline.core.plans import PlanTerms
-from pipeline.core.windows import period_of
-
-FOREVER_AT = 1 << 53
-"""The end of a grant that does not expire."""
-ALLOWANCE_PRIORITY = 100
-UNCOVERED = ""
-"""The grant id under which usage beyond all grants is booked."""
-MAX_PLANS = 64
-MAX_ANSWERS = 32
+Taken = list[tuple[str, int]]
+"""(grant id, micro-credits taken), in burn order; "" is uncovered."""
 
 
-class Grant(Struct, gc=False, array_like=True):
-    """A block of credits, valid in [starts_at, expires_at)."""
-
-    id: str
-    kind: str
-    """allowance, purchase, promotion or adjustment."""
-    amount: int
-    remaining: int
-    starts_at: int
-    expires_at: int
-    priority: int
-    created_offset: int
-
-    @property
-    def burn_order(self) -> tuple[int, int, bool, int, int, str]:
-        """Grants burn, and expire, in ascending order of this."""
-        return (
-            self.priority,
-            self.expires_at,
-            self.kind == "purchase",
-            self.starts_at,
-            self.created_offset,
-            self.id,
-        )
+# Periods.
 
 
-class Period(Struct, gc=False, array_like=True):
-    """One billing period [starts_at, ends_at) that still takes charges."""
-
-    starts_at: int
-    ends_at: int
-    limit: int
-    """What is usable in it: the allowance, what was carried into it and what was added during it."""
-    used: int = 0
-    fired: tuple[int, ...] = ()
-    """Alert levels fired and not armed again, ascending."""
-    arming: int = 1
-
-
-class PlanInForce(Struct, gc=False, array_like=True):
-    """A plan document and the instant from which it holds."""
-
-    effective_at: int
-    document: bytes
-
-
-class Answer(Struct, gc=False, array_like=True):
-    """What a command was answered, kept so that its repetition gets the same."""
-
-    command_id: str
-    digest: bytes
-    reason: str
-    """The refusal, or empty when the command was accepted."""
-    balance: int
-
-
-class Entry(Struct, gc=False):
-    """One immutable line of the ledger, except usage, which is absolute per window and grant."""
-
-    entry_id: str
-    kind: str
-    """allowance, purchase, promotion, adjustment, plan_change, expiry, usage or late_usage."""
-    grant_id: str
-    amount: int
-    """Signed micro-credits: grants are positive, usage and expiry negative."""
-    cause: str
-    """The command's id, or empty when time or a message caused it."""
-    effective_at: int
-    posted_at: int
-    offset: int
-    balance_after: int | None = None
-    window_start: int = 0
-
-
-class Account(Struct, array_like=True):
-    """All that the meter knows of one tenant besides identities and windows."""
-
-    tenant: str
-    applied_offset: int = -1
-    clock_at: int = 0
-    """The latest time of the log this account has seen."""
-    plans: list[PlanInForce] = []
-    """Ascending by `effective_at`."""
-    grants: list[Grant] = []
-    """In burn order."""
-    periods: list[Period] = []
-    """The open one last but for those already begun ahead of the log's time; closed ones are dropped."""
-    uncovered: int = 0
-    answers: list[Answer] = []
-
-    @property
-    def balance(self) -> int:
-        """What remains of all grants, in micro-credits."""
-        return sum(grant.remaining for grant in self.grants)
-
-    def period_at(self, at: int) -> Period:
-        """The period that contains `at`; the first or last held where none does."""
-        for period in self.periods:
-            if at < period.ends_at:
-                return period
-        return self.periods[-1]
-
-
-def open_periods(account: Account, until: int, terms: PlanTerms, offset: int) -> list[Entry]:
-    """Begins periods up to the one that contains `until`, with their allowances."""
+def open_periods(
+    account: Account, until: int, terms: PlanTerms, began_at: int, offset: int
+) -> list[Entry]:
+    """Begins periods up to the one that contains `until`; `began_at` is when the plan came into force."""
     entries: list[Entry] = []
     while not account.periods or account.periods[-1].ends_at <= until:
         if account.periods:
             start = account.periods[-1].ends_at
             end = period_of(start, terms.zone, terms.anchor_day)[1]
+            if terms.rollover is not None:
+                entries += _roll_over(account, start, terms, terms.rollover, offset)
         else:
             start, end = period_of(until, terms.zone, terms.anchor_day)
         carried = sum(
-            grant.remaining for grant in account.grants if grant.starts_at < end and grant.expires_at > start
+            grant.remaining
+            for grant in account.grants
+            if grant.starts_at < end and grant.expires_at > start and not grant.is_expired
         )
-        account.periods.append(Period(start, end, carried + terms.allowance_micros))
-        entries.append(
-            add_grant(
-                account,
-                Grant(
-                    id=allowance_id(start),
-                    kind="allowance",
-                    amount=terms.allowance_micros,
-                    remaining=terms.allowance_micros,
-                    starts_at=start,
-                    expires_at=end,
-                    priority=ALLOWANCE_PRIORITY,
-                    created_offset=offset,
-                ),
-                cause="",
-            )
+        amount, expires_at = _allowance(terms, began_at, start, end)
+        account.periods.append(Period(start, end, carried + amount))
+        grant = Grant(
+            allowance_id(start), "allowance", amount, amount, start, expires_at, ALLOWANCE_PRIORITY, offset
         )
+        entries.append(add_grant(account, grant, cause=""))
     return entries
+
+
+def _allowance(terms: PlanTerms, began_at: int, start: int, end: int) -> tuple[int, int]:
+    """How much the plan gives for a period [start, end), and until when it is good."""
+    if terms.ends_after_days:
+        # A trial gives once, for its own span, wherever the months fall.
+        ends_at = days_after(began_at, terms.ends_after_days, terms.zone)
+        return (terms.allowance_micros if start <= began_at < end else 0), ends_at
+    return terms.allowance_micros, end if terms.rollover is None else _rollover_end(terms, terms.rollover, start)
+
+
+def _rollover_end(terms: PlanTerms, rollover: RolloverTerms, start: int) -> int:
+    return months_after(start, rollover.valid_months, terms.zone) if rollover.valid_months else FOREVER_AT
+
+
+def _roll_over(
+    account: Account, start: int, terms: PlanTerms, rollover: RolloverTerms, offset: int
+) -> list[Entry]:
+    """Lets what is left of allowances pass into the period that begins at `start`, within cap and floor.
+
+    What rolls over keeps its grant and its end. What is above the cap becomes a grant that ends here, so that a
+    late message of the old period burns that first.
+    """
+    rolled = [
+        grant
+        for grant in account.grants
+        if grant.kind in ("allowance", "rollover") and grant.starts_at < start < grant.expires_at
+    ]
+    entries = []
+    total = sum(grant.remaining for grant in rolled)
+    excess = 0 if rollover.cap_micros is None else max(total - rollover.cap_micros, 0)
+    for grant in rolled:
+        grant.kind = "rollover"
+        cut = min(excess, grant.remaining)
+        if cut:
+            excess -= cut
+            entries += _cut_off(account, grant, cut, start, offset)
+    missing = rollover.floor_micros - total
+    if missing > 0:
+        expires_at = _rollover_end(terms, rollover, start)
+        floor = Grant(
+            f"floor:{start}", "rollover", missing, missing, start, expires_at, ALLOWANCE_PRIORITY, offset
+        )
+        entries.append(add_grant(account, floor, cause=""))
+    return entries
+
+
+def _cut_off(account: Account, grant: Grant, cut: int, ends_at: int, offset: int) -> list[Entry]:
+    """Splits `cut` off a grant, as a grant of the same span that ends at `ends_at`."""
+    grant.amount -= cut
+    grant.remaining -= cut
+    part = Grant(
+        f"{grant.id}:until:{ends_at}", grant.kind, cut, cut, grant.starts_at, ends_at, grant.priority, offset
+    )
+    account.grants.append(part)
+    account.grants.sort(key=lambda each: each.burn_order)
+    return [
+        _entry(account, f"rollover:{part.id}:{sign}", "rollover", grant_id, amount, ends_at - 1, offset)
+        for sign, grant_id, amount in (("from", grant.id, -cut), ("to", part.id, cut))
+    ]
+
+
+def close_periods(
+    account: Account, grace: int, terms: PlanTerms | None, offset: int
+) -> list[Entry]:
+    """Closes periods whose grace has passed, billing what is uncovered, and drops grants nobody can burn."""
+    closed_until = account.clock_at - grace
+    entries: list[Entry] = []
+    account.grants = [
+        grant for grant in account.grants if not (grant.is_expired and grant.expires_at <= closed_until)
+    ]
+    while len(account.periods) > 1 and account.periods[0].ends_at <= closed_until:
+        period = account.periods.pop(0)
+        if terms is not None:
+            entries += _bill(account, period, terms, offset)
+        # What was bought and used up would stay for ever otherwise; a refund may still come for a period's time.
+        account.grants = [
+            grant for grant in account.grants if grant.remaining or not grant.is_spent or grant.kind == "allowance"
+        ]
+        for grant in account.grants:
+            grant.is_spent = not grant.remaining
+    return entries
+
+
+def _bill(account: Account, period: Period, terms: PlanTerms, offset: int) -> list[Entry]:
+    """What becomes of a closed period's uncovered usage, by the plan in force."""
+    uncovered = period.uncovered
+    if terms.overage == "arrears":
+        kind, money = "arrears", money_for(uncovered, terms.money.overage_price_micros)
+    elif terms.overage == "hard_stop" and terms.settled_by == "nothing":
+        kind, money = "write_off", 0
+    else:
+        return []
+    if not uncovered:
+        return []
+    account.uncovered -= uncovered
+    entry = _entry(
+        account, f"{kind}:{period.starts_at}", kind, UNCOVERED, uncovered, period.ends_at - 1, offset
+    )
+    entry.money_micros = money
+    entry.currency = terms.money.currency if money else ""
+    return [entry]
+
+
+# Grants.
 
 
 def add_grant(account: Account, grant: Grant, cause: str) -> Entry:
     """Puts a grant in its place in the burn order."""
     account.grants.append(grant)
     account.grants.sort(key=lambda each: each.burn_order)
-    return Entry(
-        entry_id=f"{grant.kind}:{cause}" if cause else grant.id,
-        kind=grant.kind,
-        grant_id=grant.id,
-        amount=grant.amount,
-        cause=cause,
-        effective_at=grant.starts_at,
-        posted_at=account.clock_at,
-        offset=grant.created_offset,
-        balance_after=account.balance,
+    entry_id = f"{grant.kind}:{cause}" if cause else grant.id
+    entry = _entry(
+        account, entry_id, grant.kind, grant.id, grant.amount, grant.starts_at, grant.created_offset, cause
     )
+    entry.money_micros = grant.cost_micros
+    entry.currency = grant.currency
+    return entry
 
 
-def close_periods(account: Account, grace: int, offset: int) -> list[Entry]:
-    """Drops periods and grants whose end and grace have passed; what remained of a grant is expired."""
-    closed_until = account.clock_at - grace
+def extend_grants(account: Account, by: Grant, cause: str) -> list[Entry]:
+    """Gives older extended grants the end of a new one, where that is later; an entry of amount 0 for each."""
+    extended = [
+        grant
+        for grant in account.grants
+        if grant.is_extended and not grant.is_expired and grant is not by and grant.expires_at < by.expires_at
+    ]
+    for grant in extended:
+        grant.expires_at = by.expires_at
+    account.grants.sort(key=lambda each: each.burn_order)
+    return [
+        _entry(
+            account,
+            f"extension:{by.id}:{grant.id}",
+            "extension",
+            grant.id,
+            0,
+            account.clock_at,
+            by.created_offset,
+            cause,
+        )
+        for grant in extended
+        if grant.remaining
+    ]
+
+
+def settle(account: Account, grant: Grant, cause: str, offset: int) -> list[Entry]:
+    """Pays off with a grant what is uncovered; two entries that sum to nothing."""
+    paid = min(account.uncovered, grant.remaining)
+    if paid <= 0:
+        return []
+    grant.remaining -= paid
+    settle_uncovered(account, paid)
+    return [
+        _entry(
+            account, f"settlement:{grant.id}:{side}", "settlement", grant_id, amount, account.clock_at, offset, cause
+        )
+        for side, grant_id, amount in (("from", grant.id, -paid), ("to", UNCOVERED, paid))
+    ]
+
+
+def settle_uncovered(account: Account, paid: int) -> None:
+    """Takes off what is uncovered, the oldest period's first."""
+    account.uncovered -= paid
+    for period in account.periods:
+        part = min(paid, max(period.uncovered, 0))
+        period.uncovered -= part
+        paid -= part
+
+
+def payment(account: Account, state: RechargeState, cause: str, offset: int) -> Entry:
+    """Takes off what is uncovered what a recharge has paid for: what was due when it was asked for."""
+    paid = min(state.due_credits, max(account.uncovered, 0))
+    settle_uncovered(account, paid)
+    entry = _entry(account, f"payment:{cause}", "payment", UNCOVERED, paid, account.clock_at, offset, cause)
+    entry.money_micros = state.due_micros
+    entry.currency = state.currency
+    return entry
+
+
+def void_grant(account: Account, grant: Grant, cause: str, offset: int) -> Entry:
+    """Takes back a grant of which nothing was burned."""
+    account.grants.remove(grant)
+    for period in account.periods:
+        if grant.starts_at < period.ends_at and grant.expires_at > period.starts_at:
+            period.limit -= grant.amount
+    entry = _entry(
+        account, f"void:{cause}", "void", grant.id, -grant.amount, account.clock_at, offset, cause
+    )
+    entry.money_micros = -grant.cost_micros
+    entry.currency = grant.currency
+    return entry
+
+
+def expire(account: Account, offset: int) -> list[Entry]:
+    """Posts the expiry of grants whose end has come; late messages may burn what remained until it is dropped."""
     entries = []
-    for grant in [each for each in account.grants if each.expires_at <= closed_until]:
-        account.grants.remove(grant)
-        if grant.remaining:
-            entries.append(
-                Entry(
-                    entry_id=f"expiry:{grant.id}",
-                    kind="expiry",
-                    grant_id=grant.id,
-                    amount=-grant.remaining,
-                    cause="",
-                    effective_at=grant.expires_at,
-                    posted_at=account.clock_at,
-                    offset=offset,
-                    balance_after=account.balance,
-                )
+    for grant in account.grants:
+        if grant.expires_at > account.clock_at or grant.is_expired:
+            continue
+        grant.is_expired = True
+        if not grant.remaining:
+            continue
+        for period in account.periods:
+            if period.starts_at < grant.expires_at < period.ends_at:
+                period.limit -= grant.remaining
+        # It lapses at the end of its last moment, which belongs to the period, and the statement, that it ends.
+        entries.append(
+            _entry(
+                account, f"expiry:{grant.id}", "expiry", grant.id, -grant.remaining, grant.expires_at - 1, offset
             )
-    while len(account.periods) > 1 and account.periods[0].ends_at <= closed_until:
-        del account.periods[0]
-        # What was bought and used up would stay for ever otherwise, if it does not expire.
-        account.grants = [each for each in account.grants if each.remaining or each.kind == "allowance"]
+        )
     return entries
 
 
-def burn(account: Account, amount: int, at: int) -> tuple[tuple[str, int], ...]:
-    """Takes `amount` from the grants valid at `at`, in burn order; the rest is uncovered.
-
-    Gives (grant id, micro-credits taken) pairs in burn order; they sum to `amount`.
-    """
-    split = []
-    for grant in account.grants:
-        if amount == 0:
-            break
-        if grant.remaining and grant.starts_at <= at < grant.expires_at:
-            taken = min(amount, grant.remaining)
-            grant.remaining -= taken
-            amount -= taken
-            split.append((grant.id, taken))
-    if amount:
-        account.uncovered += amount
-        split.append((UNCOVERED, amount))
-    return tuple(split)
-
-
 def change_allowance(
-    account: Account, terms: PlanTerms, cause: str, effective_at: int, offset: int
+    account: Account, terms: PlanTerms, cause: str, began_at: int, offset: int
 ) -> Entry | None:
     """Brings the allowance of the period the log is in to the plan's; what was burned stays burned.
 
@@ -236,28 +277,126 @@ def change_allowance(
     """
     period = account.period_at(account.clock_at)
     grant = next((each for each in account.grants if each.id == allowance_id(period.starts_at)), None)
-    if grant is None:
+    if grant is None or grant.is_expired:
         return None
+    allowance, expires_at = _allowance(terms, began_at, period.starts_at, period.ends_at)
+    if grant.expires_at != expires_at and expires_at > account.clock_at:
+        grant.expires_at = expires_at
+        account.grants.sort(key=lambda each: each.burn_order)
     burned = grant.amount - grant.remaining
-    difference = max(terms.allowance_micros - burned, 0) - grant.remaining
+    difference = max(allowance - burned, 0) - grant.remaining
     if not difference:
         return None
     grant.amount += difference
     grant.remaining += difference
     period.limit += difference
-    return Entry(
-        entry_id=f"plan_change:{period.starts_at}:{cause or effective_at}:{offset}",
-        kind="plan_change",
-        grant_id=grant.id,
-        amount=difference,
-        cause=cause,
-        effective_at=account.clock_at,
-        posted_at=account.clock_at,
-        offset=offset,
-        balance_after=account.balance,
-    )
+    entry_id = f"plan_change:{period.starts_at}:{cause or began_at}:{offset}"
+    return _entry(account, entry_id, "plan_change", grant.id, difference, account.clock_at, offset, cause)
+
+
+# Usage.
+
+
+def burn(account: Account, amount: int, at: int, period: Period) -> tuple[Taken, Taken]:
+    """Takes `amount` from the grants valid at `at`, in burn order; the rest is uncovered.
+
+    Gives what was taken, which sums to `amount`, and the part of it that an expiry had been posted for.
+    """
+    taken: Taken = []
+    lapsed: Taken = []
+    for grant in account.grants:
+        if amount == 0:
+            break
+        if grant.remaining and grant.starts_at <= at < grant.expires_at:
+            part = min(amount, grant.remaining)
+            grant.remaining -= part
+            amount -= part
+            taken.append((grant.id, part))
+            if grant.is_expired:
+                lapsed.append((grant.id, part))
+            _shift_limits(account, grant, part, period)
+    if amount:
+        account.uncovered += amount
+        period.uncovered += amount
+        taken.append((UNCOVERED, amount))
+    return taken, lapsed
+
+
+def give_back(account: Account, burned: Taken, period: Period, *, may_owe: bool) -> Taken:
+    """Gives a refund to the grants that were burned; returns the part of it that lapses at once.
+
+    `period` is the one the refund counts in. To a grant that has ended, or is gone, nothing comes back: the
+    refund and its lapsing cancel out. What was uncovered is so much less; where it is no more, because it was
+    billed, settled or written off, the account is owed it (`may_owe`), or it lapses.
+    """
+    lapsed: Taken = []
+    held = {grant.id: grant for grant in account.grants}
+    for grant_id, amount in burned:
+        if grant_id == UNCOVERED:
+            given = amount if may_owe else min(amount, max(account.uncovered, 0))
+            account.uncovered -= given
+            period.uncovered -= given if may_owe else min(given, max(period.uncovered, 0))
+            if amount > given:
+                lapsed.append((UNCOVERED, amount - given))
+            continue
+        grant = held.get(grant_id)
+        if grant is None or grant.is_expired:
+            lapsed.append((grant_id, amount))
+        if grant is not None:
+            grant.remaining += amount
+            grant.is_spent = False
+            _shift_limits(account, grant, -amount, period)
+    return lapsed
+
+
+def _shift_limits(account: Account, grant: Grant, taken: int, period: Period) -> None:
+    """Keeps limits less usage equal to what is left, when `taken` was burned of a grant in `period`.
+
+    Later periods were begun with what the grant had then. A grant that ended inside the period has had what
+    remained of it taken off the limit.
+    """
+    if grant.is_expired:
+        if period.starts_at < grant.expires_at < period.ends_at:
+            period.limit += taken
+        return
+    for later in account.periods:
+        if later.starts_at >= period.ends_at and grant.expires_at > later.starts_at:
+            later.limit -= taken
+
+
+def taken_entries(
+    account: Account, taken: Taken, kind: str, cause: str, offset: int
+) -> list[Entry]:
+    """One entry per grant for what a command took."""
+    return [
+        _entry(account, f"{kind}:{cause}:{grant_id}", kind, grant_id, -amount, account.clock_at, offset, cause)
+        for grant_id, amount in taken
+    ]
 
 
 def allowance_id(period_start: int) -> str:
     """The id of the grant that is a period's allowance."""
     return f"allowance:{period_start}"
+
+
+def _entry(
+    account: Account,
+    entry_id: str,
+    kind: str,
+    grant_id: str,
+    amount: int,
+    effective_at: int,
+    offset: int,
+    cause: str = "",
+) -> Entry:
+    return Entry(
+        entry_id=entry_id,
+        kind=kind,
+        grant_id=grant_id,
+        amount=amount,
+        cause=cause,
+        effective_at=effective_at,
+        posted_at=account.clock_at,
+        offset=offset,
+        balance_after=account.balance,
+    )

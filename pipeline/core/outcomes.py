@@ -7,18 +7,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.core.amounts import format_credits
-from pipeline.core.ledger import Entry, Period
+from pipeline.core.account import Entry, Period
 from pipeline.core.refusals import Refusal
 from pipeline.core.thresholds import run_out_at
 
 FACT_COLUMNS = (
     "tenant", "message_key", "message_id", "source", "kind", "direction", "status", "country", "category", "list",
-    "campaign", "encoding", "occurred_at", "received_at", "local_date", "segments", "quantity", "rate_micros",
-    "credits_micros", "rate_version", "counterparty_hash", "grant_id", "grant_micros",
-    "further_grants", "fingerprint", "kafka_partition", "kafka_offset",
+    "member", "inbox", "campaign", "encoding", "occurred_at", "received_at", "local_date", "period_start",
+    "messages", "segments", "quantity", "rate_micros", "credits_micros", "rate_version", "counterparty_hash",
+    "grant_id", "grant_micros", "further_grants", "fingerprint", "kafka_partition", "kafka_offset",
 )  # fmt: skip
 """The order of a fact's fields: one row of `rated_messages` per charged message, see sql/."""
 
@@ -35,6 +35,19 @@ class Forward:
     headers: Sequence[tuple[str, bytes | None]]
 
 
+class ContactMark(NamedTuple):
+    """What a tenant says of one of its contacts."""
+
+    tenant: str
+    contact_hash: int
+    """The keyed hash that facts have of the other party's address."""
+    state: str
+    """active, inactive or removed."""
+    effective_at: int
+    partition: int
+    offset: int
+
+
 @dataclass(slots=True)
 class Outcomes:
     """Everything decided since the last epoch, in log order."""
@@ -44,6 +57,9 @@ class Outcomes:
     """(tenant, entry): all but the usage entries of held windows, which are made of windows at checkpoints."""
     alerts: list[Document] = field(default_factory=list)
     results: list[Document] = field(default_factory=list)
+    recharges: list[Document] = field(default_factory=list)
+    """Requests for a block of credits, as `recharge.v1`."""
+    contacts: list[ContactMark] = field(default_factory=list)
     refusals: list[Document] = field(default_factory=list)
     forwards: list[Forward] = field(default_factory=list)
     recomputed: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -54,7 +70,14 @@ class Outcomes:
     def __bool__(self) -> bool:
         """Whether there is anything to carry out."""
         return bool(
-            self.facts or self.entries or self.alerts or self.results or self.refusals or self.forwards
+            self.facts
+            or self.entries
+            or self.alerts
+            or self.results
+            or self.recharges
+            or self.contacts
+            or self.refusals
+            or self.forwards
         )
 
 

@@ -22,15 +22,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from pipeline.core.accounts import LiveAccount, Terms
+from pipeline.core.accounts import LiveAccount
+from pipeline.core.terms import Terms
 from pipeline.core.admission import Admission, Admitted, LogRecord
 from pipeline.core.commands import apply_command
+from pipeline.core.contacts import hashed
 from pipeline.core.identity import IdentityIndex
 from pipeline.core.identity_deltas import Draft, StoredCharge, agrees
 from pipeline.core.numbering import locate
 from pipeline.core.outcomes import Outcomes, refusal_document
 from pipeline.core.rating import quantity
-from pipeline.core.records import STATUS_BITS, Message, SetPlan, Tick
+from pipeline.core.instructions import SetPlan, Tick
+from pipeline.core.records import STATUS_BITS, Message
 from pipeline.core.refusals import Refusal
 from pipeline.core.rules import HOUR_MILLISECONDS, Rules
 from pipeline.core.segments import MAX_SEGMENTS, measure, measure_as
@@ -294,6 +297,8 @@ class PartitionFold:
             category=draft.category or message.category,
             list=draft.list or message.list,
             campaign=draft.campaign or message.campaign,
+            member=draft.member or message.member,
+            inbox=draft.inbox or message.inbox,
             # Receipts need not repeat the number, and one of a message to many stands for all of them.
             recipients=max(recipients, message.recipients),
         )
@@ -311,10 +316,12 @@ class PartitionFold:
                 return False
             status: str = message.status
             category, listed, campaign = message.category, message.list, message.campaign
+            member, inbox = message.member, message.inbox
             given_country, recipients = message.country, message.recipients
         else:
             encoding, segments, category = draft.encoding, draft.segments, draft.category
             status, listed, campaign = draft.status, draft.list, draft.campaign
+            member, inbox = draft.member, draft.inbox
             given_country, recipients = draft.country, draft.recipients
         # An email address belongs to no country; a domain says nothing about who pays.
         country = given_country or ""
@@ -329,28 +336,35 @@ class PartitionFold:
             category = OTHER_CATEGORY
         units = quantity(rate.per, segments, recipients)
         amount = units * rate.micros
-        grant_id, grant_micros, further = split = live.charge(amount, occurred_at, offset, outcomes)
-        if start > live.account.clock_at - self._window_held_milliseconds:
-            if offset > window.applied_offset:
-                window.add(offset, (kind, direction, country, category), segments, units, amount)
-                window.add_burned(split)
-                live.changed_windows[start] = window
-        else:
+        grant_id, grant_micros, further, lapsed, period_start = live.charge(
+            amount, occurred_at, offset, outcomes, listed, campaign
+        )
+        if kind in terms.plan.quotas:
+            live.count_units(kind, units, period_start)
+        split = (grant_id, grant_micros, further)
+        is_own_period = period_start <= occurred_at
+        is_held = start > live.account.clock_at - self._window_held_milliseconds
+        if not is_held:
             self._count("windows_recomputed")
             outcomes.recomputed[live.tenant, start] = offset
-            outcomes.entries += [
-                (live.tenant, entry)
-                for entry in late_entries(split, start, occurred_at, received_at, self.partition, offset)
-            ]
+        elif offset > window.applied_offset:
+            window.add(offset, (kind, direction, country, category), segments, units, amount)
+            if is_own_period:
+                window.add_burned(split, lapsed)
+            live.changed_windows[start] = window
+        if not (is_held and is_own_period):
+            # Where it counts in another period than its own, it is in the statement of that one.
+            effective_at = occurred_at if is_own_period else live.account.clock_at
+            late = late_entries(split, lapsed, start, effective_at, received_at, self.partition, offset)
+            outcomes.entries += [(live.tenant, entry) for entry in late]
         if received_at - occurred_at > LATE_MILLISECONDS:
             self._count("late")
-        counterparty = self._hash_counterparty()
-        counterparty.update((message.to if direction == "outbound" else message.from_).encode())
+        counterparty = hashed(self._hash_counterparty(), message.to if direction == "outbound" else message.from_)
         outcomes.facts.append((
             live.tenant, identity, message.id, message.source, kind, direction, status, country, category,
-            listed, campaign, encoding, occurred_at, received_at, local_day(occurred_at, terms.plan.zone),
-            segments, units, rate.micros, amount, rate.version, int.from_bytes(counterparty.digest(), "little"),
-            grant_id, grant_micros, further, fingerprint, self.partition, offset,
+            listed, member, inbox, campaign, encoding, occurred_at, received_at,
+            local_day(occurred_at, terms.plan.zone), period_start, 1, segments, units, rate.micros, amount,
+            rate.version, counterparty, grant_id, grant_micros, further, fingerprint, self.partition, offset,
         ))  # fmt: skip
         return True
 

@@ -10,25 +10,19 @@ equal.
 
 import json
 import re
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct
 
-from pipeline.core.plans import Plan, Status
+from pipeline.core.fields import Address, Instant, Label, Name
+from pipeline.core.instructions import Command
+from pipeline.core.plans import Status
 from pipeline.core.rating import Direction, Kind
 from pipeline.core.refusals import Refusal
 
 MAX_VALUE_BYTES = 1 << 20
 """Larger values are refused; the topic takes 2 MiB, so the refusal can be recorded."""
-
-Name = Annotated[str, Meta(min_length=1, max_length=128)]
-Label = Annotated[str, Meta(max_length=128)]
-Address = Annotated[str, Meta(min_length=1, max_length=320)]
-"""A phone number, short code, alphanumeric sender or email address, which has at most 320 (RFC 3696)."""
-Instant = Annotated[datetime, Meta(tz=True)] | int
-"""RFC 3339 with an offset, or milliseconds since 1970-01-01T00:00:00Z."""
 
 STATUS_BITS: dict[str, int] = {status: 1 << position for position, status in enumerate(get_args(Status))}
 """One bit a status, so that the set of statuses seen of a message is an integer below 1024."""
@@ -67,39 +61,6 @@ class Message(Struct, gc=False):
     """Email only: how many recipients the record stands for."""
 
 
-class SetPlan(Struct, tag_field="type", tag="set_plan", forbid_unknown_fields=True):
-    """Puts a tenant under a plan from `effective_at` on."""
-
-    id: Name
-    tenant: Name
-    effective_at: Instant
-    plan: Plan
-
-
-class GrantCredits(Struct, tag_field="type", tag="grant", forbid_unknown_fields=True):
-    """Adds credits to a tenant's account."""
-
-    id: Name
-    tenant: Name
-    effective_at: Instant
-    credits: Annotated[str, Meta(max_length=32)]
-    """A decimal string with at most six decimals, above zero."""
-    kind: Literal["purchase", "promotion", "adjustment"] = "purchase"
-    expires_at: Instant | None = None
-    priority: Annotated[int, Meta(ge=0, le=1000)] = 500
-    """Lower burns first; a plan's allowance has 100."""
-
-
-class Tick(Struct, tag_field="type", tag="tick", forbid_unknown_fields=True):
-    """Lets time pass for a tenant without a message: renewals and expiries due by `effective_at` happen."""
-
-    id: Name
-    tenant: Name
-    effective_at: Instant
-
-
-Command = SetPlan | GrantCredits | Tick
-
 _decode_message = msgspec.json.Decoder(Message).decode
 _decode_command = msgspec.json.Decoder(Command).decode
 
@@ -120,17 +81,8 @@ _REQUIRED_BY_TYPE = {
     struct.__struct_config__.tag: frozenset(
         ("type", *(each.encode_name for each in msgspec.structs.fields(struct) if each.required))
     )
-    for struct in (SetPlan, GrantCredits, Tick)
+    for struct in get_args(Command)
 }
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
-
-
-def milliseconds(instant: datetime | int) -> int:
-    """The instant as whole milliseconds since 1970-01-01T00:00:00Z, rounded down."""
-    return instant if type(instant) is int else (instant - _EPOCH) // _MILLISECOND  # type: ignore[operator]
-
 
 def decode_message(value: bytes) -> Message | Refusal:
     """The message in a record's value, or why there is none."""

@@ -14,7 +14,7 @@ import msgspec
 
 from pipeline.core.accounts import LiveAccount
 from pipeline.core.kept import decode_kept, encode_kept
-from pipeline.core.ledger import Account
+from pipeline.core.account import Account
 from pipeline.core.rules import HOUR_MILLISECONDS, Rules
 from pipeline.core.usage import Window, window_key
 from pipeline.core.windows import WINDOW_MILLISECONDS

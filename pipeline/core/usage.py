@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from pipeline.core.ledger import Entry
+from pipeline.core.account import Entry
 from pipeline.core.windows import WINDOW_MILLISECONDS
 
 Dimensions = tuple[str, str, str, str]
@@ -37,7 +37,9 @@ class Window(Struct, array_like=True):
     cells: dict[Dimensions, list[int]] = {}
     """By dimensions: messages, segments, quantity, micro-credits."""
     burned: dict[str, int] = {}
-    """By grant id (empty: uncovered): micro-credits."""
+    """By grant id (empty: uncovered): micro-credits; a refund takes its part off again."""
+    lapsed: dict[str, int] = {}
+    """By grant id: the part of `burned` that an expiry had been posted for, and is corrected."""
 
     @property
     def is_full(self) -> bool:
@@ -45,26 +47,35 @@ class Window(Struct, array_like=True):
         return len(self.cells) >= MAX_CELLS
 
     def add(
-        self, offset: int, dimensions: Dimensions, segments: int, quantity: int, credits_micros: int
+        self,
+        offset: int,
+        dimensions: Dimensions,
+        segments: int,
+        quantity: int,
+        credits_micros: int,
+        messages: int = 1,
     ) -> None:
-        """Adds one message."""
+        """Adds one message, or takes off what was refunded of one that is counted already (`messages` 0)."""
         self.applied_offset = offset
         cell = self.cells.get(dimensions)
         if cell is None:
-            self.cells[dimensions] = [1, segments, quantity, credits_micros]
+            self.cells[dimensions] = [messages, segments, quantity, credits_micros]
         else:
-            cell[0] += 1
+            cell[0] += messages
             cell[1] += segments
             cell[2] += quantity
             cell[3] += credits_micros
 
-    def add_burned(self, split: Split) -> None:
-        """Adds what one message took from its grants: the first, and further ones."""
+    def add_burned(self, split: Split, lapsed: Mapping[str, int]) -> None:
+        """Adds what one message took from its grants: the first, and further ones; and what of it had lapsed."""
         grant_id, micros, further = split
         burned = self.burned
-        burned[grant_id] = burned.get(grant_id, 0) + micros
+        if micros:
+            burned[grant_id] = burned.get(grant_id, 0) + micros
         for further_id, further_micros in further.items():
             burned[further_id] = burned.get(further_id, 0) + further_micros
+        for lapsed_id, lapsed_micros in lapsed.items():
+            self.lapsed[lapsed_id] = self.lapsed.get(lapsed_id, 0) + lapsed_micros
 
 
 def window_key(tenant_key: bytes, start: int) -> bytes:
@@ -73,41 +84,56 @@ def window_key(tenant_key: bytes, start: int) -> bytes:
 
 
 def usage_entries(window: Window) -> list[Entry]:
-    """The ledger's lines of a window: one per grant, absolute, replaced by offset while the window is held."""
+    """The ledger's lines of a window: one per grant, absolute, replaced by offset while the window is held.
+
+    Also where the sum has come back to nothing, as it may have been stored as something before.
+    """
     return [
         Entry(
-            entry_id=f"usage:{window.start}:{grant_id}",
-            kind="usage",
+            entry_id=f"{name}:{window.start}:{grant_id}",
+            kind=name,
             grant_id=grant_id,
-            amount=-micros,
+            amount=sign * micros,
             cause="",
             effective_at=window.start,
             posted_at=window.start + WINDOW_MILLISECONDS,
             offset=window.applied_offset,
             window_start=window.start,
         )
-        for grant_id, micros in window.burned.items()
-        if micros
+        for name, sign, sums in (("usage", -1, window.burned), ("expiry_correction", 1, window.lapsed))
+        for grant_id, micros in sums.items()
     ]
 
 
 def late_entries(
-    split: Split, start: int, occurred_at: int, received_at: int, partition: int, offset: int
+    split: Split,
+    lapsed: Mapping[str, int],
+    start: int,
+    effective_at: int,
+    received_at: int,
+    partition: int,
+    offset: int,
+    kind: str = "late_usage",
 ) -> list[Entry]:
-    """One entry per grant for a message whose window's own entries are immutable by now."""
+    """One entry per grant for a message, or a refund, that its window's own entries do not hold.
+
+    Because they are immutable by now, or because it counts in another period than its window's.
+    """
     grant_id, micros, further = split
+    burned = ((kind, -1, each, part) for each, part in ((grant_id, micros), *further.items()))
+    corrected = (("expiry_correction", 1, each, part) for each, part in lapsed.items())
     return [
         Entry(
-            entry_id=f"late:{partition}:{offset}:{burned_id}",
-            kind="late_usage",
+            entry_id=f"{name}:{partition}:{offset}:{burned_id}",
+            kind=name,
             grant_id=burned_id,
-            amount=-burned,
+            amount=sign * part,
             cause="",
-            effective_at=occurred_at,
+            effective_at=effective_at,
             posted_at=received_at,
             offset=offset,
             window_start=start,
         )
-        for burned_id, burned in ((grant_id, micros), *further.items())
-        if burned
+        for name, sign, burned_id, part in (*burned, *corrected)
+        if part
     ]

@@ -101,6 +101,21 @@ def period_of(at: int, zone: str, anchor_day: int) -> tuple[int, int]:
     return period
 
 
+def days_after(at: int, days: int, zone: str) -> int:
+    """Give the start of the local day `days` after the one that holds `at`."""
+    return day_start(local_day(at, zone) + days, zone)
+
+
+def months_after(at: int, months: int, zone: str) -> int:
+    """Give the start of the local day `months` after the one that holds `at`, clamped to that month's last.
+
+    31 January and one month give 28 or 29 February.
+    """
+    day = date.fromordinal(local_day(at, zone) + _EPOCH_ORDINAL)
+    years, month = divmod(day.month - 1 + months, 12)
+    return _day_start(_anchor(day.year + years, month + 1, day.day).toordinal(), zone)
+
+
 def bounds(granularity: Granularity, first: date, last: date, zone: str) -> list[int]:
     """Bound the whole local days, ISO weeks (from Monday) or months from `first` to `last`, inclusive.
 

@@ -8,13 +8,15 @@ of two values wins.
 Invariants:
 - values and position of one `apply` are stored together or not at all, so the position is never ahead of
   the values; after a kill RocksDB may fall back to an earlier pair, which recovery completes;
-- a partition that is not opened has no values here, whatever another worker left in the directory.
+- a partition that is not opened has no values here, whatever another worker left in the directory;
+- no RocksDB file of this process is closed while another one is being opened.
 """
 
 import contextlib
 import logging
 import shutil
 import struct
+import threading
 import time
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
@@ -119,6 +121,43 @@ _OPEN_FILES_MAX = 24
 _BLOCK_CACHE_BYTES = 32 * 1024 * 1024
 
 
+class _SharedTimer:
+    """Keeps closing apart from opening, because RocksDB 6.14 aborts the process when they meet.
+
+    All files of a process share one timer thread (it flushes their logs, whatever the options say). Closing
+    the last file ends it, without a lock between that and the opening that starts it again: "terminate
+    called without an active exception". A worker meets this where it wipes files while it opens others.
+    Openings go side by side, because they mostly wait for the disk.
+    Source: https://github.com/facebook/rocksdb/issues/7711, mended after 6.14 by pull request 7888.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._openings = 0
+
+    @contextlib.contextmanager
+    def opening(self) -> Iterator[None]:
+        """Wait until nobody closes a file; then nobody does until the end of the block."""
+        with self._changed:
+            self._openings += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._openings -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """Wait until nobody opens or closes a file; then nobody does until the end of the block."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._openings)
+            yield
+
+
+_shared_timer = _SharedTimer()
+
+
 class _Options(faust_rocksdb.RocksDBOptions):  # type: ignore[misc]
     """RocksDB settings of all partitions of one table, which share one block cache."""
 
@@ -184,10 +223,16 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
         self.wipe_partition(partition)
         return NOTHING
 
+    def _open_for_partition(self, partition: int) -> Any:
+        with _shared_timer.opening():
+            return super()._open_for_partition(partition)
+
     def close_partition(self, partition: int) -> None:
         """Close the file and with it its lock; the next owner may be another process on this machine."""
-        with contextlib.suppress(KeyError):
-            self._dbs.pop(partition).close()
+        db = self._dbs.pop(partition, None)
+        if db is not None:
+            with _shared_timer.closing():
+                db.close()
 
     def wipe_partition(self, partition: int) -> None:
         """Delete the file, because it cannot be trusted, and open an empty one."""

@@ -19,7 +19,7 @@ from pipeline.clickhouse.facts import FACTS, stored_charges
 from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE, recompute_windows
 from pipeline.core.amounts import MICROS
 from pipeline.core.identity_deltas import StoredCharge
-from pipeline.core.ledger import Account, Entry
+from pipeline.core.account import Account, Entry
 from pipeline.core.outcomes import Document
 from pipeline.core.plans import PlanTerms
 from pipeline.core.process import StateChanges

@@ -14,7 +14,7 @@ from pipeline.cli import main
 from pipeline.clickhouse.client import connect, insert
 from pipeline.clickhouse.migrate import apply_migrations
 from pipeline.clickhouse.snapshots import ACCOUNTS, USAGE
-from pipeline.core.ledger import FOREVER_AT
+from pipeline.core.account import FOREVER_AT
 from pipeline.core.windows import period_of, window_start
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
 

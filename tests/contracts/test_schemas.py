@@ -10,9 +10,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from pipeline.core.commands import _result
-from pipeline.core.ledger import Answer, Period
+from pipeline.core.account import Answer, Period
 from pipeline.core.outcomes import alert_document, refusal_document
-from pipeline.core.records import Command, Message, decode_command, decode_message
+from pipeline.core.instructions import Command
+from pipeline.core.records import Message, decode_command, decode_message
 from pipeline.core.refusals import Refusal
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"

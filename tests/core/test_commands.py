@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.core.ledger import MAX_ANSWERS, MAX_PLANS
+from pipeline.core.account import MAX_ANSWERS, MAX_PLANS
 from pipeline.core.refusals import Refusal
 from pipeline.core.signing import signed_headers
 from tests.builders import COMMAND_KEY, DAY, HOUR, NOON, Log, Worker, instant, plan, rules, run

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.core.ledger import FOREVER_AT, Account, Entry, Grant, Period, burn
+from pipeline.core.account import FOREVER_AT, Account, Entry, Grant, Period
+from pipeline.core.ledger import burn
 from tests.builders import DAY, HOUR, MINUTE, NOON, Log, Worker, instant, plan, rules, run
 
 MICROS = 1_000_000

@@ -7,17 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.core.records import (
-    MAX_DEPTH,
-    STATUS_BITS,
-    GrantCredits,
-    Message,
-    SetPlan,
-    Tick,
-    decode_command,
-    decode_message,
-    milliseconds,
-)
+from pipeline.core.fields import milliseconds
+from pipeline.core.instructions import GrantCredits, SetPlan, Tick
+from pipeline.core.records import MAX_DEPTH, STATUS_BITS, Message, decode_command, decode_message
 from pipeline.core.refusals import Refusal
 
 MESSAGE: dict[str, Any] = {

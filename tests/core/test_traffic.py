@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from pipeline.core.numbering import country_of
-from pipeline.core.records import Message, decode_command, decode_message, milliseconds
+from pipeline.core.fields import milliseconds
+from pipeline.core.records import Message, decode_command, decode_message
 from pipeline.core.refusals import Refusal
 from pipeline.core.rules import Rules
 from pipeline.core.simulation import Report, simulate

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.ledger import Account
+from pipeline.core.account import Account
 from tests.builders import DAY, HOUR, NOON, Log, Worker, plan, rules
 from tests.properties.naive_ledger import FOREVER, NaiveLedger, NaivePlan
 

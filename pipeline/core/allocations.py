@@ -1,0 +1,52 @@
+"""What lists may spend: shares of a tenant's credits, laid over its grants.
+
+A list without a share draws freely on what is assigned to nobody. A share is a promise, not a place: messages burn
+the account's grants in burn order whatever list they belong to, and the share says how much of that the list may be.
+
+Invariants
+- What is assigned never exceeds the credits by an expiry: expired credits are taken from the unassigned ones
+  first, and what is missing from the shares in proportion to what is left of each.
+- The remainder rule: each share gives the whole micro-credits of its proportion, rounded down, and what is then
+  still missing is taken one micro-credit each from the shares with the largest fractions, ties by the list's name.
+  So the parts sum to what is missing, exactly, and no share gives more than it has.
+"""
+
+from pipeline.core.account import Account
+
+
+def spend(account: Account, listed: str, amount: int) -> None:
+    """Takes a message's credits off its list's share, which falls below zero by what was sent beyond it.
+
+    A negative `amount` is a refund.
+    """
+    allocation = account.allocations.get(listed)
+    if allocation is not None:
+        allocation.left -= amount
+        allocation.spent += amount
+
+
+def spendable(account: Account, listed: str) -> int:
+    """What a list may spend: its share, or what is assigned to nobody; never more than the credits there are.
+
+    Reservations are not looked at; a list that is named nowhere, and no list at all, draw freely.
+    """
+    allocation = account.allocations.get(listed)
+    if allocation is None:
+        return account.unassigned
+    return max(min(allocation.left, account.credits_at(account.clock_at)), 0)
+
+
+def cut_shares(account: Account) -> None:
+    """Brings what is assigned down to the credits there are, in proportion."""
+    lists = {name: share for name, share in sorted(account.allocations.items()) if share.left > 0}
+    assigned = sum(share.left for share in lists.values())
+    missing = assigned - max(account.credits_at(account.clock_at), 0)
+    if missing <= 0:
+        return
+    parts = {name: divmod(share.left * missing, assigned) for name, share in lists.items()}
+    left_over = missing - sum(whole for whole, _ in parts.values())
+    by_fraction = sorted(parts, key=lambda name: (-parts[name][1], name))
+    for name, share in lists.items():
+        share.left -= parts[name][0]
+    for name in by_fraction[:left_over]:
+        lists[name].left -= 1

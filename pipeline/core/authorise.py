@@ -1,0 +1,131 @@
+"""May I send these, and what would it cost: the pre-flight of a campaign, and the cost while a message is written.
+
+Takes messages by number, country and kind, or a body and recipients; gives how many of them are allowed, in the order
+in which they would be sent, what those cost, what would remain, and which alerts would fire. Burns nothing; on
+request it holds the cost. The answer is about the account as the log has it; what is sent afterwards without
+asking is metered all the same.
+
+What limits a sending: a list's share, always; under a hard stop also the credits that are available, the campaign's
+own reservations included, and the plan's quotas; and a trial that has ended allows nothing.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pipeline.core.account import Account
+from pipeline.core.allocations import spendable
+from pipeline.core.amounts import format_credits
+from pipeline.core.calls import Call, Details
+from pipeline.core.fields import milliseconds
+from pipeline.core.instructions import Authorise
+from pipeline.core.numbering import locate
+from pipeline.core.rating import quantity
+from pipeline.core.refusals import Refusal
+from pipeline.core.segments import MAX_SEGMENTS, measure
+from pipeline.core.share_commands import hold
+from pipeline.core.terms import Terms
+from pipeline.core.thresholds import crossed
+from pipeline.core.windows import days_after
+
+NO_LIMIT = 1 << 62
+
+
+class _Sort(NamedTuple):
+    """Messages that cost the same."""
+
+    count: int
+    kind: str
+    unit_cost: int
+
+
+class _Allowed(NamedTuple):
+    """How many messages may be sent, what they cost, and what stopped the next one (empty: nothing)."""
+
+    count: int
+    cost: int
+    reason: str
+
+
+def authorise(command: Authorise, call: Call) -> Refusal | Details:
+    """Answers allow, partial or refuse; refused as a command only where nothing can be answered."""
+    terms = call.live.terms_at(call.now)
+    assert terms is not None, "commands that need a plan come here only with one"
+    segments = measure(command.body, terms.plan.profile)[1] if command.body is not None else 0
+    if segments > MAX_SEGMENTS:
+        return Refusal.TOO_MANY_SEGMENTS
+    sorts = list(_sorts(command, call.now, terms, segments))
+    requested = sum(sort.count for sort in sorts)
+    if not requested:
+        return Refusal.FIELD_MISSING
+    allowed = _allowed(sorts, command, call.account, terms)
+    details: Details = {
+        "decision": "allow" if allowed.count == requested else "partial" if allowed.count else "refuse",
+        "reason": allowed.reason or None,
+        "requested": requested,
+        "allowed": allowed.count,
+        "segments": segments or None,
+        "cost": format_credits(allowed.cost),
+        "cost_requested": format_credits(sum(sort.count * sort.unit_cost for sort in sorts)),
+        "remaining": format_credits(call.account.available - allowed.cost),
+        "alerts": _alerts(call.account, terms, allowed.cost),
+    }
+    if command.reserve_until is not None and allowed.cost:
+        held = hold(allowed.cost, milliseconds(command.reserve_until), command.campaign, command.list, call)
+        return held if isinstance(held, Refusal) else details | held
+    return details
+
+
+def _sorts(command: Authorise, now: int, terms: Terms, segments: int) -> Iterator[_Sort]:
+    """The messages asked for, in order, told apart by what one costs."""
+    rate_at = terms.plan.tariff.rate
+    for sending in command.sendings:
+        rate = rate_at(sending.kind, "outbound", sending.country, sending.category, now)
+        units = quantity(rate.per, segments or sending.segments, 1)
+        yield _Sort(sending.count, sending.kind, units * rate.micros)
+    for address in command.recipients:
+        country = "" if command.kind == "email" else locate("outbound", address, "", None)[0]
+        rate = rate_at(command.kind, "outbound", country, command.category, now)
+        yield _Sort(1, command.kind, quantity(rate.per, segments or 1, 1) * rate.micros)
+
+
+def _allowed(sorts: list[_Sort], command: Authorise, account: Account, terms: Terms) -> _Allowed:
+    if _has_ended(terms, account.clock_at):
+        return _Allowed(0, 0, "plan_ended")
+    is_hard = terms.plan.overage == "hard_stop"
+    funds, short = NO_LIMIT, "credits_insufficient"
+    if is_hard:
+        own = sum(each.left for each in account.reservations.values() if each.campaign == command.campaign != "")
+        funds = account.available + own
+    if command.list in account.allocations or (command.list and is_hard):
+        share = spendable(account, command.list)
+        if share < funds:
+            funds, short = share, "list_exhausted"
+    units = account.period_at(account.clock_at).units if account.periods else {}
+    left = {kind: quota - units.get(kind, 0) for kind, quota in terms.plan.quotas.items()} if is_hard else {}
+    count = cost = 0
+    for sort in sorts:
+        number, reason = sort.count, ""
+        if sort.unit_cost and sort.unit_cost * number > funds - cost:
+            number, reason = max(funds - cost, 0) // sort.unit_cost, short
+        if sort.kind in left and number > left[sort.kind]:
+            number, reason = max(left[sort.kind], 0), "quota_exhausted"
+        if sort.kind in left:
+            left[sort.kind] -= number
+        count += number
+        cost += number * sort.unit_cost
+        if reason:
+            return _Allowed(count, cost, reason)
+    return _Allowed(count, cost, "")
+
+
+def _has_ended(terms: Terms, now: int) -> bool:
+    days = terms.plan.ends_after_days
+    return bool(days) and now >= days_after(terms.effective_at, days, terms.plan.zone)
+
+
+def _alerts(account: Account, terms: Terms, cost: int) -> list[int]:
+    """The levels that would fire if the cost were burned now."""
+    if not account.periods or not cost:
+        return []
+    period = account.period_at(account.clock_at)
+    return crossed(period.used + cost, period.limit, terms.plan.alert_levels, period.fired)

@@ -1,0 +1,97 @@
+"""What commands do to shares of lists and to reservations; no credit moves but by a commit.
+
+Each function takes its command and a `Call`, and gives a refusal, which changes nothing, or the result's details.
+"""
+
+from pipeline.core.account import MAX_LISTS, MAX_RESERVATIONS, Allocation, Reservation
+from pipeline.core.admission import LATEST_AT
+from pipeline.core.amounts import format_credits, parse_credits
+from pipeline.core.calls import Call, Details, amount_above_zero
+from pipeline.core.fields import milliseconds
+from pipeline.core.instructions import Allocate, CommitReservation, ReleaseReservation, Reserve
+from pipeline.core.refusals import Refusal
+from pipeline.core.reservations import release
+
+
+def allocate(command: Allocate, call: Call) -> Refusal | Details:
+    """Sets a list's share, out of what is assigned to nobody else, or gives the list free access."""
+    account = call.account
+    if command.credits is None:
+        account.allocations.pop(command.list, None)
+    else:
+        try:
+            share = parse_credits(command.credits)
+        except ValueError:
+            return Refusal.AMOUNT_INVALID
+        if share < 0:
+            return Refusal.AMOUNT_INVALID
+        held = account.allocations.get(command.list)
+        free = account.credits_at(call.now) - account.assigned + (max(held.left, 0) if held else 0)
+        if share > free:
+            return Refusal.CREDITS_INSUFFICIENT
+        if held is None and len(account.allocations) >= MAX_LISTS:
+            return Refusal.ACCOUNT_FULL
+        account.allocations[command.list] = Allocation(share)
+    call.live.changed()
+    call.live.reconsider(call.offset, call.outcomes)
+    return {"unassigned": format_credits(account.unassigned)}
+
+
+def reserve(command: Reserve, call: Call) -> Refusal | Details:
+    """Holds credits for something scheduled, no more than are available unless the plan lets a balance go below."""
+    amount = amount_above_zero(command.credits)
+    if not amount:
+        return Refusal.AMOUNT_INVALID
+    return hold(amount, milliseconds(command.expires_at), command.campaign, command.list, call)
+
+
+def hold(amount: int, expires_at: int, campaign: str, listed: str, call: Call) -> Refusal | Details:
+    """Makes the reservation that has the command's id."""
+    account = call.account
+    if not call.now < expires_at < LATEST_AT:
+        return Refusal.EXPIRY_INVALID
+    terms = call.live.terms_at(call.now)
+    may_owe = terms is not None and terms.plan.overage != "hard_stop"
+    if amount > account.available and not may_owe:
+        return Refusal.CREDITS_INSUFFICIENT
+    if call.id in account.reservations:
+        return Refusal.COMMAND_CONFLICT  # The answer was forgotten, the reservation was not.
+    if len(account.reservations) >= MAX_RESERVATIONS:
+        return Refusal.ACCOUNT_FULL
+    account.reservations[call.id] = Reservation(amount, amount, expires_at, campaign, listed, call.offset)
+    call.live.changed()
+    call.live.reconsider(call.offset, call.outcomes)
+    return {"reservation": call.id, "available": format_credits(account.available)}
+
+
+def commit_reservation(command: CommitReservation, call: Call) -> Refusal | Details:
+    """Burns part of what a reservation holds."""
+    held = call.account.reservations.get(command.reservation)
+    if held is None:
+        return Refusal.RESERVATION_UNKNOWN
+    amount = amount_above_zero(command.credits)
+    if not amount:
+        return Refusal.AMOUNT_INVALID
+    if amount > held.left:
+        return Refusal.RESERVATION_EXCEEDED
+    left = held.left - amount
+    release(call.account, command.reservation, amount)
+    call.live.take(amount, "commit", call.id, call.offset, call.outcomes)
+    return {"held": format_credits(left), "available": format_credits(call.account.available)}
+
+
+def release_reservation(command: ReleaseReservation, call: Call) -> Refusal | Details:
+    """Gives back part of what a reservation holds, all of it by default."""
+    held = call.account.reservations.get(command.reservation)
+    if held is None:
+        return Refusal.RESERVATION_UNKNOWN
+    amount = held.left if command.credits is None else amount_above_zero(command.credits)
+    if not amount:
+        return Refusal.AMOUNT_INVALID
+    if amount > held.left:
+        return Refusal.RESERVATION_EXCEEDED
+    left = held.left - amount
+    release(call.account, command.reservation, amount)
+    call.live.changed()
+    call.live.reconsider(call.offset, call.outcomes)
+    return {"held": format_credits(left), "available": format_credits(call.account.available)}
