@@ -14,7 +14,6 @@ def open_and_wipe(directory: Path, threads: int, times: int) -> None:
     """Each thread opens, wipes and closes a partition of its own, again and again."""
     app = faust.App("files", datadir=directory, store="rocksdb://", Table=ChangelogTable)
     store: RocksStore = app.Table("state").data
-    store.path.mkdir(parents=True)
 
     def repeat(partition: int) -> None:
         for _ in range(times):
@@ -28,7 +27,9 @@ def open_and_wipe(directory: Path, threads: int, times: int) -> None:
 
 def test_files_may_be_closed_in_one_thread_while_others_open_theirs(tmp_path: Path) -> None:
     # In a process of its own, because RocksDB ends the process where this rule is broken.
-    child = multiprocessing.get_context("spawn").Process(target=open_and_wipe, args=(tmp_path, 3, 100))
+    child = multiprocessing.get_context("spawn").Process(
+        target=open_and_wipe, args=(tmp_path, 3, 100), daemon=True
+    )
     child.start()
     child.join()
     assert child.exitcode == 0
