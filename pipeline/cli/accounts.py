@@ -21,8 +21,8 @@ from pipeline.clickhouse.queries import (
     account_of_tenant,
     usage_by_period,
 )
-from pipeline.core.amounts import format_credits
 from pipeline.core.account import FOREVER_AT
+from pipeline.core.amounts import format_credits
 from pipeline.core.windows import Granularity, bounds, local_day
 from pipeline.settings import load_settings
 

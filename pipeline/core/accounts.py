@@ -12,13 +12,21 @@ from collections.abc import Callable, Mapping
 
 from pipeline.core.account import FOREVER_AT, UNCOVERED, Account, Entry, Grant, Period
 from pipeline.core.allocations import cut_shares, spend
-from pipeline.core.ledger import Taken, add_grant, burn, change_allowance, close_periods, expire, extend_grants, give_back, open_periods, settle, taken_entries
+from pipeline.core.burning import Taken, burn, give_back, settle, taken_entries
+from pipeline.core.ledger import (
+    add_grant,
+    change_allowance,
+    close_periods,
+    expire,
+    extend_grants,
+    open_periods,
+)
 from pipeline.core.outcomes import Outcomes, alert_document
 from pipeline.core.plans import PlanTerms
 from pipeline.core.recharge import ask
 from pipeline.core.reservations import expire_reservations, hold_within_credits, settle_campaign
-from pipeline.core.terms import Terms
-from pipeline.core.thresholds import NEVER_REACHED, crossed, next_amount, still_fired
+from pipeline.core.terms import Terms, find_terms
+from pipeline.core.thresholds import NEVER_REACHED, fire, next_amount, rearm
 from pipeline.core.usage import Window
 
 NO_FURTHER: Mapping[str, int] = {}
@@ -74,17 +82,8 @@ class LiveAccount:
         terms = self.terms
         if terms is not None and terms.effective_at <= at < terms.effective_until:
             return terms
-        until = FOREVER_AT
-        for plan in reversed(self.account.plans):
-            if plan.effective_at <= at:
-                self.terms = Terms(self._compile(plan.document), plan.effective_at, until)
-                return self.terms
-            until = plan.effective_at
-        if self._default is not None:
-            own = until < FOREVER_AT
-            self.terms = Terms(self._default.plan, -FOREVER_AT, until) if own else self._default
-            return self.terms
-        return None
+        found = self.terms = find_terms(self.account.plans, at, self._compile, self._default)
+        return found
 
     def advance(self, at: int, offset: int, outcomes: Outcomes, cause: str = "") -> None:
         """Lets the time of the log reach `at`.
@@ -173,7 +172,13 @@ class LiveAccount:
     # Charging.
 
     def charge(
-        self, amount: int, occurred_at: int, offset: int, outcomes: Outcomes, listed: str = "", campaign: str = ""
+        self,
+        amount: int,
+        occurred_at: int,
+        offset: int,
+        outcomes: Outcomes,
+        listed: str = "",
+        campaign: str = "",
     ) -> Charge:
         """Burns `amount` micro-credits for a message of a list and a campaign; says from which grants."""
         self.is_dirty = True
@@ -187,33 +192,28 @@ class LiveAccount:
             elif 0 < amount < grant.remaining:
                 grant.remaining -= amount
             else:
-                return self._charge_slowly(amount, occurred_at, offset, outcomes)
+                return self._charge_slowly(amount, occurred_at, offset, outcomes, listed, campaign)
             period.used += amount
             if period.used >= self._slot_watch_at:
                 self._watch(period, offset, outcomes)
             return self._slot_id, amount, NO_FURTHER, NO_FURTHER, self._slot_period_start
-        charge = self._charge_slowly(amount, occurred_at, offset, outcomes)
-        if self._has_shares:
-            self._settle_shares(amount, listed, campaign)
-        return charge
+        return self._charge_slowly(amount, occurred_at, offset, outcomes, listed, campaign)
 
-    def _charge_slowly(self, amount: int, occurred_at: int, offset: int, outcomes: Outcomes) -> Charge:
+    def _charge_slowly(
+        self, amount: int, occurred_at: int, offset: int, outcomes: Outcomes, listed: str, campaign: str
+    ) -> Charge:
         at, period = self._place(occurred_at, offset, outcomes)
         taken, lapsed = burn(self.account, amount, at, period)
         period.used += amount
+        if self._has_shares:
+            self._settle_shares(amount, listed, campaign)
         self._find_slot(at, period)
         self._watch(period, offset, outcomes)
         for later in self.account.periods:
             if later.starts_at > period.starts_at:
                 self._levels_changed(later, offset, outcomes)
         (grant_id, micros), *further = taken or ((UNCOVERED, 0),)
-        return (
-            grant_id,
-            micros,
-            dict(further) if further else NO_FURTHER,
-            dict(lapsed) if lapsed else NO_FURTHER,
-            period.starts_at,
-        )
+        return grant_id, micros, dict(further) or NO_FURTHER, dict(lapsed) or NO_FURTHER, period.starts_at
 
     def _place(self, occurred_at: int, offset: int, outcomes: Outcomes) -> tuple[int, Period]:
         """The instant whose grants a message burns, and the period it counts in: its own, or the open one."""
@@ -265,15 +265,15 @@ class LiveAccount:
         self._slot_until = min(bound for bound in bounds if bound > at)
         self._slot_period = period
         self._slot_period_start = period.starts_at
-        grant = next(
-            (grant for grant in account.grants if grant.remaining and grant.starts_at <= at < grant.expires_at), None
+        burning = self._slot_grant = next(
+            (each for each in account.grants if each.remaining and each.starts_at <= at < each.expires_at),
+            None,
         )
-        self._slot_grant = grant
-        self._slot_id = grant.id if grant else UNCOVERED
+        self._slot_id = burning.id if burning else UNCOVERED
         self._slot_watch_at = self._next_watch(period)
         # What a later period was begun with changes, or a posted expiry: the ledger's affair.
-        is_shared = period is not account.periods[-1] and grant is not None and grant.expires_at > period.ends_at
-        if is_shared or (grant is not None and grant.is_expired):
+        is_shared = period is not account.periods[-1] and burning and burning.expires_at > period.ends_at
+        if burning and (is_shared or burning.is_expired):
             self._slot_until = self._slot_from
 
     def _forget_slot(self) -> None:
@@ -306,7 +306,7 @@ class LiveAccount:
         self._forget_slot()
         for each in self.account.periods:
             self._levels_changed(each, offset, outcomes)
-        return dict(lapsed) if lapsed else NO_FURTHER, period.starts_at
+        return dict(lapsed) or NO_FURTHER, period.starts_at
 
     def add(self, grant: Grant, cause: str, offset: int, outcomes: Outcomes) -> None:
         """Adds a grant; what becomes usable in a held period raises its limit and may arm levels again."""
@@ -383,19 +383,15 @@ class LiveAccount:
 
     def _levels_changed(self, period: Period, offset: int, outcomes: Outcomes) -> None:
         """Arms again the levels that usage no longer reaches, and fires those it reaches now."""
-        kept = tuple(still_fired(period.used, period.limit, period.fired))
-        if kept != period.fired:
-            period.fired = kept
-            period.arming += 1
+        rearm(period)
         if period.used > 0:
             self._fire(period, offset, outcomes)
         if period is self._slot_period:
             self._slot_watch_at = self._next_watch(period)
 
     def _fire(self, period: Period, offset: int, outcomes: Outcomes) -> None:
-        for level in crossed(period.used, period.limit, self._levels(period), period.fired):
-            outcomes.alerts.append(
-                alert_document(self.tenant, period, level, self.account.clock_at, self._partition, offset)
-            )
-            period.fired = (*period.fired, level)
-
+        at, levels = self.account.clock_at, self._levels(period)
+        outcomes.alerts += [
+            alert_document(self.tenant, period, level, at, self._partition, offset)
+            for level in fire(period, levels)
+        ]

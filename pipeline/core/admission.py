@@ -14,11 +14,11 @@ from zlib import crc32
 import msgspec
 from msgspec import Meta, Struct
 
+from pipeline.core.fields import milliseconds
 from pipeline.core.identity import message_key
+from pipeline.core.instructions import Command, Tick
 from pipeline.core.outcomes import Forward, Outcomes, refusal_document
 from pipeline.core.partitions import partition_of
-from pipeline.core.fields import milliseconds
-from pipeline.core.instructions import Command, Tick
 from pipeline.core.records import MAX_VALUE_BYTES, Message, decode_command, decode_message
 from pipeline.core.refusals import Refusal
 from pipeline.core.rules import Rules

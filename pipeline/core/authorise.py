@@ -33,7 +33,7 @@ NO_LIMIT = 1 << 62
 class _Sort(NamedTuple):
     """Messages that cost the same."""
 
-    count: int
+    number: int
     kind: str
     unit_cost: int
 
@@ -41,7 +41,7 @@ class _Sort(NamedTuple):
 class _Allowed(NamedTuple):
     """How many messages may be sent, what they cost, and what stopped the next one (empty: nothing)."""
 
-    count: int
+    number: int
     cost: int
     reason: str
 
@@ -54,18 +54,18 @@ def authorise(command: Authorise, call: Call) -> Refusal | Details:
     if segments > MAX_SEGMENTS:
         return Refusal.TOO_MANY_SEGMENTS
     sorts = list(_sorts(command, call.now, terms, segments))
-    requested = sum(sort.count for sort in sorts)
+    requested = sum(sort.number for sort in sorts)
     if not requested:
         return Refusal.FIELD_MISSING
     allowed = _allowed(sorts, command, call.account, terms)
     details: Details = {
-        "decision": "allow" if allowed.count == requested else "partial" if allowed.count else "refuse",
+        "decision": "allow" if allowed.number == requested else "partial" if allowed.number else "refuse",
         "reason": allowed.reason or None,
         "requested": requested,
-        "allowed": allowed.count,
+        "allowed": allowed.number,
         "segments": segments or None,
         "cost": format_credits(allowed.cost),
-        "cost_requested": format_credits(sum(sort.count * sort.unit_cost for sort in sorts)),
+        "cost_requested": format_credits(sum(sort.number * sort.unit_cost for sort in sorts)),
         "remaining": format_credits(call.account.available - allowed.cost),
         "alerts": _alerts(call.account, terms, allowed.cost),
     }
@@ -94,7 +94,9 @@ def _allowed(sorts: list[_Sort], command: Authorise, account: Account, terms: Te
     is_hard = terms.plan.overage == "hard_stop"
     funds, short = NO_LIMIT, "credits_insufficient"
     if is_hard:
-        own = sum(each.left for each in account.reservations.values() if each.campaign == command.campaign != "")
+        own = sum(
+            each.left for each in account.reservations.values() if each.campaign == command.campaign != ""
+        )
         funds = account.available + own
     if command.list in account.allocations or (command.list and is_hard):
         share = spendable(account, command.list)
@@ -104,7 +106,7 @@ def _allowed(sorts: list[_Sort], command: Authorise, account: Account, terms: Te
     left = {kind: quota - units.get(kind, 0) for kind, quota in terms.plan.quotas.items()} if is_hard else {}
     count = cost = 0
     for sort in sorts:
-        number, reason = sort.count, ""
+        number, reason = sort.number, ""
         if sort.unit_cost and sort.unit_cost * number > funds - cost:
             number, reason = max(funds - cost, 0) // sort.unit_cost, short
         if sort.kind in left and number > left[sort.kind]:

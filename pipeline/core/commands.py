@@ -39,7 +39,13 @@ from pipeline.core.instructions import (
     VoidGrant,
 )
 from pipeline.core.outcomes import Document, Outcomes
-from pipeline.core.plan_commands import confirm_recharge, decline_recharge, mark_contacts, set_organization, set_plan
+from pipeline.core.plan_commands import (
+    confirm_recharge,
+    decline_recharge,
+    mark_contacts,
+    set_organization,
+    set_plan,
+)
 from pipeline.core.refusals import Refusal
 from pipeline.core.rules import Rules
 from pipeline.core.share_commands import allocate, commit_reservation, release_reservation, reserve

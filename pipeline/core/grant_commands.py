@@ -19,14 +19,8 @@ _MAX_COST_MICROS = 10**12 * MICROS
 
 def grant(command: GrantCredits, call: Call) -> Refusal | Details:
     """Adds a grant; grants that are extended by purchases get its end where that is later."""
-    amount = amount_above_zero(command.credits)
-    if not 0 < amount <= MAX_BALANCE_MICROS - call.account.credits:
-        return Refusal.AMOUNT_INVALID
-    try:
-        cost = parse_credits(command.cost)
-    except ValueError:
-        return Refusal.AMOUNT_INVALID
-    if not 0 <= cost <= _MAX_COST_MICROS or (cost and not command.currency):
+    amount, cost = amount_above_zero(command.credits), _cost(command)
+    if not 0 < amount <= MAX_BALANCE_MICROS - call.account.credits or cost is None:
         return Refusal.AMOUNT_INVALID
     expires_at = _expires_at(command, call)
     if expires_at is None:
@@ -52,6 +46,15 @@ def grant(command: GrantCredits, call: Call) -> Refusal | Details:
     )
     call.live.add(given, call.id, call.offset, call.outcomes)
     return {"grant": grant_id, "expires_at": None if expires_at == FOREVER_AT else expires_at}
+
+
+def _cost(command: GrantCredits) -> int | None:
+    """What was paid, in micro-units of money; none where that is no amount, or of no currency."""
+    try:
+        cost = parse_credits(command.cost)
+    except ValueError:
+        return None
+    return cost if 0 <= cost <= _MAX_COST_MICROS and (command.currency or not cost) else None
 
 
 def _expires_at(command: GrantCredits, call: Call) -> int | None:

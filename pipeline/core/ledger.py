@@ -15,21 +15,24 @@ Invariants
 - Which entries come out depends on the log alone, not on how it was cut into chunks.
 """
 
-from pipeline.core.account import ALLOWANCE_PRIORITY, FOREVER_AT, UNCOVERED, Account, Entry, Grant, Period, RechargeState
+from pipeline.core.account import (
+    ALLOWANCE_PRIORITY,
+    FOREVER_AT,
+    UNCOVERED,
+    Account,
+    Entry,
+    Grant,
+    Period,
+)
 from pipeline.core.amounts import money_for
+from pipeline.core.entries import make_entry
 from pipeline.core.plans import PlanTerms, RolloverTerms
 from pipeline.core.windows import days_after, months_after, period_of
-
-Taken = list[tuple[str, int]]
-"""(grant id, micro-credits taken), in burn order; "" is uncovered."""
-
 
 # Periods.
 
 
-def open_periods(
-    account: Account, until: int, terms: PlanTerms, began_at: int, offset: int
-) -> list[Entry]:
+def open_periods(account: Account, until: int, terms: PlanTerms, began_at: int, offset: int) -> list[Entry]:
     """Begins periods up to the one that contains `until`; `began_at` is when the plan came into force."""
     entries: list[Entry] = []
     while not account.periods or account.periods[-1].ends_at <= until:
@@ -60,7 +63,9 @@ def _allowance(terms: PlanTerms, began_at: int, start: int, end: int) -> tuple[i
         # A trial gives once, for its own span, wherever the months fall.
         ends_at = days_after(began_at, terms.ends_after_days, terms.zone)
         return (terms.allowance_micros if start <= began_at < end else 0), ends_at
-    return terms.allowance_micros, end if terms.rollover is None else _rollover_end(terms, terms.rollover, start)
+    return terms.allowance_micros, end if terms.rollover is None else _rollover_end(
+        terms, terms.rollover, start
+    )
 
 
 def _rollover_end(terms: PlanTerms, rollover: RolloverTerms, start: int) -> int:
@@ -109,14 +114,12 @@ def _cut_off(account: Account, grant: Grant, cut: int, ends_at: int, offset: int
     account.grants.append(part)
     account.grants.sort(key=lambda each: each.burn_order)
     return [
-        _entry(account, f"rollover:{part.id}:{sign}", "rollover", grant_id, amount, ends_at - 1, offset)
+        make_entry(account, f"rollover:{part.id}:{sign}", "rollover", grant_id, amount, ends_at - 1, offset)
         for sign, grant_id, amount in (("from", grant.id, -cut), ("to", part.id, cut))
     ]
 
 
-def close_periods(
-    account: Account, grace: int, terms: PlanTerms | None, offset: int
-) -> list[Entry]:
+def close_periods(account: Account, grace: int, terms: PlanTerms | None, offset: int) -> list[Entry]:
     """Closes periods whose grace has passed, billing what is uncovered, and drops grants nobody can burn."""
     closed_until = account.clock_at - grace
     entries: list[Entry] = []
@@ -129,7 +132,9 @@ def close_periods(
             entries += _bill(account, period, terms, offset)
         # What was bought and used up would stay for ever otherwise; a refund may still come for a period's time.
         account.grants = [
-            grant for grant in account.grants if grant.remaining or not grant.is_spent or grant.kind == "allowance"
+            grant
+            for grant in account.grants
+            if grant.remaining or not grant.is_spent or grant.kind == "allowance"
         ]
         for grant in account.grants:
             grant.is_spent = not grant.remaining
@@ -148,7 +153,7 @@ def _bill(account: Account, period: Period, terms: PlanTerms, offset: int) -> li
     if not uncovered:
         return []
     account.uncovered -= uncovered
-    entry = _entry(
+    entry = make_entry(
         account, f"{kind}:{period.starts_at}", kind, UNCOVERED, uncovered, period.ends_at - 1, offset
     )
     entry.money_micros = money
@@ -164,7 +169,7 @@ def add_grant(account: Account, grant: Grant, cause: str) -> Entry:
     account.grants.append(grant)
     account.grants.sort(key=lambda each: each.burn_order)
     entry_id = f"{grant.kind}:{cause}" if cause else grant.id
-    entry = _entry(
+    entry = make_entry(
         account, entry_id, grant.kind, grant.id, grant.amount, grant.starts_at, grant.created_offset, cause
     )
     entry.money_micros = grant.cost_micros
@@ -183,7 +188,7 @@ def extend_grants(account: Account, by: Grant, cause: str) -> list[Entry]:
         grant.expires_at = by.expires_at
     account.grants.sort(key=lambda each: each.burn_order)
     return [
-        _entry(
+        make_entry(
             account,
             f"extension:{by.id}:{grant.id}",
             "extension",
@@ -198,47 +203,13 @@ def extend_grants(account: Account, by: Grant, cause: str) -> list[Entry]:
     ]
 
 
-def settle(account: Account, grant: Grant, cause: str, offset: int) -> list[Entry]:
-    """Pays off with a grant what is uncovered; two entries that sum to nothing."""
-    paid = min(account.uncovered, grant.remaining)
-    if paid <= 0:
-        return []
-    grant.remaining -= paid
-    settle_uncovered(account, paid)
-    return [
-        _entry(
-            account, f"settlement:{grant.id}:{side}", "settlement", grant_id, amount, account.clock_at, offset, cause
-        )
-        for side, grant_id, amount in (("from", grant.id, -paid), ("to", UNCOVERED, paid))
-    ]
-
-
-def settle_uncovered(account: Account, paid: int) -> None:
-    """Takes off what is uncovered, the oldest period's first."""
-    account.uncovered -= paid
-    for period in account.periods:
-        part = min(paid, max(period.uncovered, 0))
-        period.uncovered -= part
-        paid -= part
-
-
-def payment(account: Account, state: RechargeState, cause: str, offset: int) -> Entry:
-    """Takes off what is uncovered what a recharge has paid for: what was due when it was asked for."""
-    paid = min(state.due_credits, max(account.uncovered, 0))
-    settle_uncovered(account, paid)
-    entry = _entry(account, f"payment:{cause}", "payment", UNCOVERED, paid, account.clock_at, offset, cause)
-    entry.money_micros = state.due_micros
-    entry.currency = state.currency
-    return entry
-
-
 def void_grant(account: Account, grant: Grant, cause: str, offset: int) -> Entry:
     """Takes back a grant of which nothing was burned."""
     account.grants.remove(grant)
     for period in account.periods:
         if grant.starts_at < period.ends_at and grant.expires_at > period.starts_at:
             period.limit -= grant.amount
-    entry = _entry(
+    entry = make_entry(
         account, f"void:{cause}", "void", grant.id, -grant.amount, account.clock_at, offset, cause
     )
     entry.money_micros = -grant.cost_micros
@@ -260,8 +231,14 @@ def expire(account: Account, offset: int) -> list[Entry]:
                 period.limit -= grant.remaining
         # It lapses at the end of its last moment, which belongs to the period, and the statement, that it ends.
         entries.append(
-            _entry(
-                account, f"expiry:{grant.id}", "expiry", grant.id, -grant.remaining, grant.expires_at - 1, offset
+            make_entry(
+                account,
+                f"expiry:{grant.id}",
+                "expiry",
+                grant.id,
+                -grant.remaining,
+                grant.expires_at - 1,
+                offset,
             )
         )
     return entries
@@ -291,112 +268,9 @@ def change_allowance(
     grant.remaining += difference
     period.limit += difference
     entry_id = f"plan_change:{period.starts_at}:{cause or began_at}:{offset}"
-    return _entry(account, entry_id, "plan_change", grant.id, difference, account.clock_at, offset, cause)
-
-
-# Usage.
-
-
-def burn(account: Account, amount: int, at: int, period: Period) -> tuple[Taken, Taken]:
-    """Takes `amount` from the grants valid at `at`, in burn order; the rest is uncovered.
-
-    Gives what was taken, which sums to `amount`, and the part of it that an expiry had been posted for.
-    """
-    taken: Taken = []
-    lapsed: Taken = []
-    for grant in account.grants:
-        if amount == 0:
-            break
-        if grant.remaining and grant.starts_at <= at < grant.expires_at:
-            part = min(amount, grant.remaining)
-            grant.remaining -= part
-            amount -= part
-            taken.append((grant.id, part))
-            if grant.is_expired:
-                lapsed.append((grant.id, part))
-            _shift_limits(account, grant, part, period)
-    if amount:
-        account.uncovered += amount
-        period.uncovered += amount
-        taken.append((UNCOVERED, amount))
-    return taken, lapsed
-
-
-def give_back(account: Account, burned: Taken, period: Period, *, may_owe: bool) -> Taken:
-    """Gives a refund to the grants that were burned; returns the part of it that lapses at once.
-
-    `period` is the one the refund counts in. To a grant that has ended, or is gone, nothing comes back: the
-    refund and its lapsing cancel out. What was uncovered is so much less; where it is no more, because it was
-    billed, settled or written off, the account is owed it (`may_owe`), or it lapses.
-    """
-    lapsed: Taken = []
-    held = {grant.id: grant for grant in account.grants}
-    for grant_id, amount in burned:
-        if grant_id == UNCOVERED:
-            given = amount if may_owe else min(amount, max(account.uncovered, 0))
-            account.uncovered -= given
-            period.uncovered -= given if may_owe else min(given, max(period.uncovered, 0))
-            if amount > given:
-                lapsed.append((UNCOVERED, amount - given))
-            continue
-        grant = held.get(grant_id)
-        if grant is None or grant.is_expired:
-            lapsed.append((grant_id, amount))
-        if grant is not None:
-            grant.remaining += amount
-            grant.is_spent = False
-            _shift_limits(account, grant, -amount, period)
-    return lapsed
-
-
-def _shift_limits(account: Account, grant: Grant, taken: int, period: Period) -> None:
-    """Keeps limits less usage equal to what is left, when `taken` was burned of a grant in `period`.
-
-    Later periods were begun with what the grant had then. A grant that ended inside the period has had what
-    remained of it taken off the limit.
-    """
-    if grant.is_expired:
-        if period.starts_at < grant.expires_at < period.ends_at:
-            period.limit += taken
-        return
-    for later in account.periods:
-        if later.starts_at >= period.ends_at and grant.expires_at > later.starts_at:
-            later.limit -= taken
-
-
-def taken_entries(
-    account: Account, taken: Taken, kind: str, cause: str, offset: int
-) -> list[Entry]:
-    """One entry per grant for what a command took."""
-    return [
-        _entry(account, f"{kind}:{cause}:{grant_id}", kind, grant_id, -amount, account.clock_at, offset, cause)
-        for grant_id, amount in taken
-    ]
+    return make_entry(account, entry_id, "plan_change", grant.id, difference, account.clock_at, offset, cause)
 
 
 def allowance_id(period_start: int) -> str:
     """The id of the grant that is a period's allowance."""
     return f"allowance:{period_start}"
-
-
-def _entry(
-    account: Account,
-    entry_id: str,
-    kind: str,
-    grant_id: str,
-    amount: int,
-    effective_at: int,
-    offset: int,
-    cause: str = "",
-) -> Entry:
-    return Entry(
-        entry_id=entry_id,
-        kind=kind,
-        grant_id=grant_id,
-        amount=amount,
-        cause=cause,
-        effective_at=effective_at,
-        posted_at=account.clock_at,
-        offset=offset,
-        balance_after=account.balance,
-    )

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from pipeline.core.amounts import format_credits
 from pipeline.core.account import Entry, Period
+from pipeline.core.amounts import format_credits
 from pipeline.core.refusals import Refusal
 from pipeline.core.thresholds import run_out_at
 

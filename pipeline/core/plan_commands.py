@@ -4,6 +4,7 @@ Each function takes its command and a `Call`, and gives a refusal, which changes
 """
 
 from pipeline.core.account import FOREVER_AT, MAX_GRANTS, MAX_PLANS, Grant, PlanInForce
+from pipeline.core.burning import payment
 from pipeline.core.calls import Call, Details
 from pipeline.core.contacts import contact_hash
 from pipeline.core.fields import milliseconds
@@ -14,7 +15,6 @@ from pipeline.core.instructions import (
     SetOrganization,
     SetPlan,
 )
-from pipeline.core.ledger import payment
 from pipeline.core.outcomes import ContactMark
 from pipeline.core.plans import encode_plan
 from pipeline.core.recharge import confirm, decline

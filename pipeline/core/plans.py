@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from pipeline.core.alphabets import LOCKING_SHIFT_LANGUAGES, SINGLE_SHIFT_LANGUAGES
 from pipeline.core.amounts import parse_credits
-from pipeline.core.rating import KINDS, Kind, RateCard, RateRule, Tariff
+from pipeline.core.rating import Kind, RateCard, RateRule, Tariff
 from pipeline.core.segments import Profile, profile
 from pipeline.core.windows import is_zone
 
@@ -230,8 +230,8 @@ def compile_plan(plan: Plan, cards: Mapping[str, RateCard]) -> PlanTerms:
         _amount("credit_value", plan.credit_value, faults),
         _amount("overage.price", plan.overage.price, faults),
     )
-    rollover = plan.rollover and _rollover(plan.rollover, faults)
-    recharge = plan.recharge and _recharge(plan.recharge, faults)
+    rollover = None if plan.rollover is None else _rollover(plan.rollover, faults)
+    recharge = None if plan.recharge is None else _recharge(plan.recharge, faults)
     if faults or tariff is None:
         raise ValueError(f"plan {plan.name[:64]!r}: " + "; ".join(faults))
     return PlanTerms(
@@ -250,7 +250,7 @@ def compile_plan(plan: Plan, cards: Mapping[str, RateCard]) -> PlanTerms:
         rollover=rollover,
         recharge=recharge,
         refunded_statuses=frozenset(plan.refunded_statuses),
-        quotas=dict(plan.quotas),
+        quotas={str(kind): units for kind, units in plan.quotas.items()},
         licensed_contacts=plan.licensed_contacts,
         contact_active_days=plan.contact_active_days,
         ends_after_days=plan.ends_after_days,
@@ -280,7 +280,8 @@ def _faults(plan: Plan) -> list[str]:
         "contact_active_days must be 1 to 3660": 1 <= plan.contact_active_days <= MAX_DAYS,
         f"ends_after_days must be 0 to {MAX_DAYS}": 0 <= plan.ends_after_days <= MAX_DAYS,
         "quotas must not be below zero": all(units >= 0 for units in plan.quotas.values()),
-        f"currency {plan.currency[:8]!r} is not three capitals": not plan.currency or _is_currency(plan.currency),
+        f"currency {plan.currency[:8]!r} is not three capitals": not plan.currency
+        or _is_currency(plan.currency),
         "money needs a currency": bool(plan.currency) or not _has_money(plan),
     }
     faults = [fault for fault, holds in checks.items() if not holds]

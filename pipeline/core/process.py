@@ -23,21 +23,21 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from pipeline.core.accounts import LiveAccount
-from pipeline.core.terms import Terms
 from pipeline.core.admission import Admission, Admitted, LogRecord
 from pipeline.core.commands import apply_command
 from pipeline.core.contacts import hashed
 from pipeline.core.identity import IdentityIndex
 from pipeline.core.identity_deltas import Draft, StoredCharge, agrees
+from pipeline.core.instructions import SetPlan, Tick
 from pipeline.core.numbering import locate
 from pipeline.core.outcomes import Outcomes, refusal_document
 from pipeline.core.rating import quantity
-from pipeline.core.instructions import SetPlan, Tick
 from pipeline.core.records import STATUS_BITS, Message
 from pipeline.core.refusals import Refusal
 from pipeline.core.rules import HOUR_MILLISECONDS, Rules
 from pipeline.core.segments import MAX_SEGMENTS, measure, measure_as
 from pipeline.core.state import AccountChanges, Load, PartitionState
+from pipeline.core.terms import Terms
 from pipeline.core.usage import OTHER_CATEGORY, late_entries
 from pipeline.core.windows import WINDOW_MILLISECONDS, local_day
 
@@ -359,7 +359,9 @@ class PartitionFold:
             outcomes.entries += [(live.tenant, entry) for entry in late]
         if received_at - occurred_at > LATE_MILLISECONDS:
             self._count("late")
-        counterparty = hashed(self._hash_counterparty(), message.to if direction == "outbound" else message.from_)
+        counterparty = hashed(
+            self._hash_counterparty(), message.to if direction == "outbound" else message.from_
+        )
         outcomes.facts.append((
             live.tenant, identity, message.id, message.source, kind, direction, status, country, category,
             listed, member, inbox, campaign, encoding, occurred_at, received_at,

@@ -66,9 +66,7 @@ def _asked(
     return state
 
 
-def _document(
-    account: Account, state: RechargeState, partition: int, offset: int
-) -> dict[str, object]:
+def _document(account: Account, state: RechargeState, partition: int, offset: int) -> dict[str, object]:
     """A `recharge.v1`: what is owed, what the block costs, and what is charged in all."""
     return {
         "id": state.in_flight,

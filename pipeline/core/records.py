@@ -84,6 +84,7 @@ _REQUIRED_BY_TYPE = {
     for struct in get_args(Command)
 }
 
+
 def decode_message(value: bytes) -> Message | Refusal:
     """The message in a record's value, or why there is none."""
     if (b"[" in value or value.find(b"{", 1) > 0) and _is_too_deep(value):

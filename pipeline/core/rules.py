@@ -6,10 +6,10 @@ Holds secrets for signatures and hashes, so it is never shown.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipeline.core.terms import Terms
 from pipeline.core.account import FOREVER_AT, Account
 from pipeline.core.plans import Plan, PlanTerms, compile_plan, decode_plan, encode_plan
 from pipeline.core.rating import RateCard
+from pipeline.core.terms import Terms
 
 HOUR_MILLISECONDS = 3_600_000
 MAX_TERMS_HELD = 20_000

@@ -13,15 +13,15 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from pipeline.core.account import FOREVER_AT, Account, Entry
 from pipeline.core.admission import FUTURE_MILLISECONDS, LATEST_AT
 from pipeline.core.amounts import format_credits
 from pipeline.core.identity_deltas import StoredCharge
+from pipeline.core.instructions import Tick
 from pipeline.core.kept import decode_kept
-from pipeline.core.account import FOREVER_AT, Account, Entry
 from pipeline.core.outcomes import FACT_COLUMNS, Document, Fact, Outcomes
 from pipeline.core.partitions import partition_of
 from pipeline.core.process import PartitionFold, StateChanges
-from pipeline.core.instructions import Tick
 from pipeline.core.rules import Rules
 from pipeline.core.signing import signed_headers
 from pipeline.core.usage import usage_entries

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+from pipeline.core.account import Account
 from pipeline.core.accounts import LiveAccount
 from pipeline.core.kept import decode_kept, encode_kept
-from pipeline.core.account import Account
 from pipeline.core.rules import HOUR_MILLISECONDS, Rules
 from pipeline.core.usage import Window, window_key
 from pipeline.core.windows import WINDOW_MILLISECONDS

@@ -9,6 +9,8 @@ A period in which nothing is usable (limit 0) has no percentage, so no level of 
 
 from collections.abc import Sequence
 
+from pipeline.core.account import Period
+
 NEVER_REACHED = 1 << 62
 
 
@@ -45,3 +47,18 @@ def run_out_at(used: int, limit: int, period_start: int, at: int) -> int | None:
     if used <= 0 or elapsed <= 0:
         return None
     return at + (limit - used) * elapsed // used
+
+
+def rearm(period: Period) -> None:
+    """Arms again the fired levels of a period that usage no longer reaches, under the next arming number."""
+    kept = tuple(still_fired(period.used, period.limit, period.fired))
+    if kept != period.fired:
+        period.fired = kept
+        period.arming += 1
+
+
+def fire(period: Period, levels: Sequence[int]) -> list[int]:
+    """The levels of a period that fire now, ascending; they do so once per arming."""
+    fired = crossed(period.used, period.limit, levels, period.fired)
+    period.fired = (*period.fired, *fired)
+    return fired

@@ -1,0 +1,134 @@
+"""What usage takes from an account's grants, what comes back, and how what is uncovered is paid off.
+
+Takes amounts in integer micro-credits; changes an `Account`. Only what a command takes becomes an entry here: usage
+is summed by window and grant (see `usage`).
+
+Invariants: no grant falls below zero; what is taken sums to what was asked for, the rest being uncovered; a period's
+limit less what is used of it stays what is left to use in it, whatever came late.
+"""
+
+from pipeline.core.account import UNCOVERED, Account, Entry, Grant, Period, RechargeState
+from pipeline.core.entries import make_entry
+
+Taken = list[tuple[str, int]]
+"""(grant id, micro-credits taken), in burn order; "" is uncovered."""
+
+
+def burn(account: Account, amount: int, at: int, period: Period) -> tuple[Taken, Taken]:
+    """Takes `amount` from the grants valid at `at`, in burn order; the rest is uncovered.
+
+    Gives what was taken, which sums to `amount`, and the part of it that an expiry had been posted for.
+    """
+    taken: Taken = []
+    lapsed: Taken = []
+    for grant in account.grants:
+        if amount == 0:
+            break
+        if grant.remaining and grant.starts_at <= at < grant.expires_at:
+            part = min(amount, grant.remaining)
+            grant.remaining -= part
+            amount -= part
+            taken.append((grant.id, part))
+            if grant.is_expired:
+                lapsed.append((grant.id, part))
+            _shift_limits(account, grant, part, period)
+    if amount:
+        account.uncovered += amount
+        period.uncovered += amount
+        taken.append((UNCOVERED, amount))
+    return taken, lapsed
+
+
+def give_back(account: Account, burned: Taken, period: Period, *, may_owe: bool) -> Taken:
+    """Gives a refund to the grants that were burned; returns the part of it that lapses at once.
+
+    `period` is the one the refund counts in. To a grant that has ended, or is gone, nothing comes back: the
+    refund and its lapsing cancel out. What was uncovered is so much less; where it is no more, because it was
+    billed, settled or written off, the account is owed it (`may_owe`), or it lapses.
+    """
+    lapsed: Taken = []
+    held = {grant.id: grant for grant in account.grants}
+    for grant_id, amount in burned:
+        if grant_id == UNCOVERED:
+            given = amount if may_owe else min(amount, max(account.uncovered, 0))
+            account.uncovered -= given
+            period.uncovered -= given if may_owe else min(given, max(period.uncovered, 0))
+            if amount > given:
+                lapsed.append((UNCOVERED, amount - given))
+            continue
+        grant = held.get(grant_id)
+        if grant is None or grant.is_expired:
+            lapsed.append((grant_id, amount))
+        if grant is not None:
+            grant.remaining += amount
+            grant.is_spent = False
+            _shift_limits(account, grant, -amount, period)
+    return lapsed
+
+
+def _shift_limits(account: Account, grant: Grant, taken: int, period: Period) -> None:
+    """Keeps limits less usage equal to what is left, when `taken` was burned of a grant in `period`.
+
+    Later periods were begun with what the grant had then. A grant that ended inside the period has had what
+    remained of it taken off the limit.
+    """
+    if grant.is_expired:
+        if period.starts_at < grant.expires_at < period.ends_at:
+            period.limit += taken
+        return
+    for later in account.periods:
+        if later.starts_at >= period.ends_at and grant.expires_at > later.starts_at:
+            later.limit -= taken
+
+
+def taken_entries(account: Account, taken: Taken, kind: str, cause: str, offset: int) -> list[Entry]:
+    """One entry per grant for what a command took."""
+    return [
+        make_entry(
+            account, f"{kind}:{cause}:{grant_id}", kind, grant_id, -amount, account.clock_at, offset, cause
+        )
+        for grant_id, amount in taken
+    ]
+
+
+def settle(account: Account, grant: Grant, cause: str, offset: int) -> list[Entry]:
+    """Pays off with a grant what is uncovered; two entries that sum to nothing."""
+    paid = min(account.uncovered, grant.remaining)
+    if paid <= 0:
+        return []
+    grant.remaining -= paid
+    settle_uncovered(account, paid)
+    return [
+        make_entry(
+            account,
+            f"settlement:{grant.id}:{side}",
+            "settlement",
+            grant_id,
+            amount,
+            account.clock_at,
+            offset,
+            cause,
+        )
+        for side, grant_id, amount in (("from", grant.id, -paid), ("to", UNCOVERED, paid))
+    ]
+
+
+def settle_uncovered(account: Account, paid: int) -> None:
+    """Takes off what is uncovered, the oldest period's first."""
+    account.uncovered -= paid
+    for period in account.periods:
+        part = min(paid, max(period.uncovered, 0))
+        period.uncovered -= part
+        paid -= part
+
+
+def payment(account: Account, state: RechargeState, cause: str, offset: int) -> Entry:
+    """Takes off what is uncovered what a recharge has paid for: what was due when it was asked for."""
+    paid = min(state.due_credits, max(account.uncovered, 0))
+    settle_uncovered(account, paid)
+    entry = make_entry(
+        account, f"payment:{cause}", "payment", UNCOVERED, paid, account.clock_at, offset, cause
+    )
+    entry.money_micros = state.due_micros
+    entry.currency = state.currency
+    return entry
