@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 import orjson
 
-from pipeline.core.identity_deltas import StoredCharge
 from pipeline.core.account import Account, Entry
+from pipeline.core.identity_deltas import StoredCharge
 from pipeline.core.outcomes import FACT_COLUMNS, Outcomes
 from pipeline.core.plans import Plan, decode_plan
 from pipeline.core.process import PartitionFold, StateChanges
@@ -316,3 +316,8 @@ def run(records: Iterable[Record] | Log, given: Rules | None = None, partition: 
     worker.take(records.records if isinstance(records, Log) else list(records))
     worker.keep()
     return worker
+
+
+def said(fact: tuple[Any, ...], name: str) -> Any:
+    """One field of a fact, by its name."""
+    return fact[FACT_COLUMNS.index(name)]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.builders import DAY, HOUR, MINUTE, NOON, Log, Worker, instant, plan, run
+from tests.builders import DAY, HOUR, MINUTE, NOON, Log, Worker, instant, plan, run, said
 
 LEVELS = (80, 85, 90, 95)
 
@@ -159,7 +159,7 @@ def test_a_grant_that_is_used_up_exactly_hands_over_to_the_next() -> None:
     log.grant("2")
     for _ in range(5):
         use(log, 1)
-    grants = [fact[21] for fact in run(log).effects.facts.values()]
+    grants = [said(fact, "grant_id") for fact in run(log).effects.facts.values()]
     allowance = f"allowance:{instant('2026-02-01')}"
     assert grants == [allowance, allowance, "purchase:c1", "purchase:c1", ""]
 
@@ -180,7 +180,7 @@ def test_a_grant_of_the_same_minute_burns_as_soon_as_it_is_valid() -> None:
     for milliseconds in (MINUTE - 1, MINUTE):
         log.now = NOON + milliseconds
         use(log, 1)
-    assert [fact[21] for fact in run(log).effects.facts.values()] == ["", "purchase:c1"]
+    assert [said(fact, "grant_id") for fact in run(log).effects.facts.values()] == ["", "purchase:c1"]
 
 
 def test_a_better_grant_is_burned_from_the_moment_it_is_given() -> None:
@@ -189,7 +189,7 @@ def test_a_better_grant_is_burned_from_the_moment_it_is_given() -> None:
     log.grant("2", kind="promotion", priority=1)
     for _ in range(3):
         use(log, 1)
-    grants = [fact[21].split(":")[0] for fact in run(log).effects.facts.values()]
+    grants = [said(fact, "grant_id").split(":")[0] for fact in run(log).effects.facts.values()]
     assert grants == ["allowance", "promotion", "promotion", "allowance"]
 
 
@@ -198,5 +198,9 @@ def test_a_free_message_is_on_no_grant() -> None:
     for _ in range(2):
         log.message(f"f{len(log.records)}", kind="rcs", body=None)
         use(log, 1)
-    splits = [fact[21:24] for fact in run(log).effects.facts.values() if fact[4] == "rcs"]
+    splits = [
+        tuple(said(fact, name) for name in ("grant_id", "grant_micros", "further_grants"))
+        for fact in run(log).effects.facts.values()
+        if said(fact, "kind") == "rcs"
+    ]
     assert splits == [("", 0, {}), ("", 0, {})]

@@ -34,6 +34,7 @@ def test_a_result_says_what_was_asked_and_what_came_of_it() -> None:
         "effective_at": NOON,
         "partition": 0,
         "offset": 0,
+        "details": {"grant": "purchase:g", "expires_at": None},
     }
 
 

@@ -36,7 +36,7 @@ def test_terms_say_what_the_document_says() -> None:
     assert terms.alert_levels == (80, 85, 90, 95)
     assert terms.billable_statuses == {"sent", "delivered", "undelivered", "unknown", "received", "read"}
     assert terms.late_grace_milliseconds == 72 * 3_600_000
-    assert terms.overage == "uncovered"
+    assert terms.overage == "hard_stop"
     assert terms.profile == profile()
     assert terms.profile_by_source == {}
 
