@@ -8,7 +8,7 @@ FROM
     SELECT
         tenant, toUInt32(intDiv(toUnixTimestamp64Milli(occurred_at), 900000) * 900) AS start,
         kind, direction, country, category,
-        toInt64(count()) AS m, sum(segments) AS s, sum(quantity) AS q, sum(credits_micros) AS c
+        sum(messages) AS m, sum(segments) AS s, sum(quantity) AS q, sum(credits_micros) AS c
     FROM rated_messages FINAL
     WHERE tenant IN {tenants:Array(String)}
       AND occurred_at >= toDateTime64(arrayMin({starts:Array(UInt32)}), 3, 'UTC')

@@ -14,8 +14,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     FACTS.name: {
         "tenant": "acme", "message_key": b"", "message_id": "", "source": "gateway", "kind": "sms",
         "direction": "outbound", "status": "sent", "country": "US", "category": "campaign", "list": "",
-        "campaign": "", "encoding": "GSM-7", "occurred_at": NOON, "received_at": NOON, "local_date": 20_370,
-        "segments": 1, "quantity": 1, "rate_micros": 1_000_000, "credits_micros": 1_000_000,
+        "member": "", "inbox": "", "campaign": "", "encoding": "GSM-7", "occurred_at": NOON, "received_at": NOON,
+        "local_date": 20_370, "period_start": NOON, "messages": 1, "segments": 1, "quantity": 1,
+        "rate_micros": 1_000_000, "credits_micros": 1_000_000,
         "rate_version": "card-1", "counterparty_hash": 7, "grant_id": "g1", "grant_micros": 1_000_000,
         "further_grants": {}, "fingerprint": 9, "kafka_partition": 3, "kafka_offset": 0, "version": 0,
     },

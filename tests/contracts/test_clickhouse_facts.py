@@ -162,6 +162,31 @@ def test_facts_stored_twice_are_summed_once(client: Client) -> None:
     }
 
 
+def test_refund_takes_off_its_windows_sums_and_counts_no_message(client: Client) -> None:
+    same = {"segments": 2, "quantity": 2, "credits_micros": 20}
+    rows = [
+        {"message_id": "m1", **same},
+        {"message_id": "m2", **same},
+        {"message_id": "m1", "message_key": key_of("m1 refund"), "messages": 0, "segments": 0, "quantity": -2,
+         "credits_micros": -20},
+    ]  # fmt: skip
+    insert(client, FACTS, columns_of(FACTS, *rows), "token")
+    assert windows(client, {("acme", NOON): 5}) == {
+        ("acme", NOON // 1000, "sms", "outbound", "US", "campaign"): (2, 4, 2, 20, 5)
+    }
+
+
+def test_rows_stored_before_counted_messages_had_a_column_are_one_message_each(client: Client) -> None:
+    names = [
+        name for name in FACTS.column_names if name not in ("member", "inbox", "period_start", "messages")
+    ]
+    columns = dict(zip(FACTS.column_names, facts(3), strict=True))
+    client.insert(FACTS.name, [columns[name] for name in names], column_names=names, column_oriented=True)
+    assert windows(client, {("acme", NOON): 5}) == {
+        ("acme", NOON // 1000, "sms", "outbound", "US", "campaign"): (3, 3, 3, 3_000_000, 5)
+    }
+
+
 def test_every_window_gets_its_own_version(client: Client) -> None:
     """More windows than one query takes, of tenants whose windows must not be mixed up."""
     versions = {(f"t{i % 7}", NOON + i * QUARTER): 1_000 + i for i in range(WINDOWS_PER_QUERY + 20)}

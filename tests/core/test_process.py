@@ -27,7 +27,16 @@ def facts_of(log: Log) -> list[dict[str, Any]]:
 def test_a_fact_says_everything_about_its_message() -> None:
     log = log_of()
     log.now += 5
-    log.message("m1", body="“quoted”", category="campaign", list="vip", campaign="spring", occurred_at=NOON)
+    log.message(
+        "m1",
+        body="“quoted”",
+        category="campaign",
+        list="vip",
+        member="kim",
+        inbox="sales",
+        campaign="spring",
+        occurred_at=NOON,
+    )
     (fact,) = facts_of(log)
     assert len(fact.pop("message_key")) == 16
     assert 0 <= fact.pop("fingerprint") < 2**32
@@ -42,11 +51,15 @@ def test_a_fact_says_everything_about_its_message() -> None:
         "country": "US",
         "category": "campaign",
         "list": "vip",
+        "member": "kim",
+        "inbox": "sales",
         "campaign": "spring",
         "encoding": "UCS-2",
         "occurred_at": NOON,
         "received_at": NOON + 5,
         "local_date": NOON // DAY,
+        "period_start": instant("2026-02-01"),
+        "messages": 1,
         "segments": 1,
         "quantity": 1,
         "rate_micros": 1_000_000,
