@@ -29,18 +29,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, BinaryIO, cast
+from typing import Annotated, BinaryIO, cast, get_args
 
 import msgspec
 import orjson
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from pipeline.core.fields import milliseconds
+from pipeline.core.instructions import Command
 from pipeline.core.signing import signed_headers
 
 _Instant = Annotated[datetime, Meta(tz=True)] | Annotated[int, Meta(ge=0, lt=1 << 53)]
 
-COMMAND_TYPES = frozenset({"set_plan", "grant", "tick"})
+COMMAND_TYPES = frozenset(command.__struct_config__.tag for command in get_args(Command))
 
 
 class LogRecord(Struct, frozen=True, gc=False):
