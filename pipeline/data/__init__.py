@@ -1,11 +1,12 @@
-"""Data the rules read: the prefix table, rate cards and plan presets, read from this package.
+"""Data the rules read: the prefix table, rate cards, plan presets and catalogues, read from this package.
 
 Gives checked objects; a faulty file raises ValueError naming the file and its faults. Files are named by what
-they hold: `rate_cards/<id>.json`, `plans/<preset>.json`.
+they hold: `rate_cards/<id>.json`, `plans/<preset>.json`, `packages/<catalogue>.json`.
 """
 
 from importlib import resources
 
+from pipeline.core.packages import Catalogue, decode_catalogue
 from pipeline.core.plans import Plan, decode_plan
 from pipeline.core.rating import RateCard, decode_card
 
@@ -39,6 +40,24 @@ def load_plan(name: str) -> Plan:
         return decode_plan(_document("plans", name))
     except ValueError as error:
         raise ValueError(f"plans/{name}{_SUFFIX}: {error}") from error
+
+
+def catalogue_names() -> tuple[str, ...]:
+    """List the names of the catalogues of packages, sorted."""
+    return _names("packages")
+
+
+def load_catalogue(name: str) -> Catalogue:
+    """Read a catalogue; raise ValueError naming the catalogues there are when it is none of them."""
+    if name not in catalogue_names():
+        raise ValueError(f"no catalogue {name!r}: there are {', '.join(catalogue_names())}")
+    try:
+        catalogue = decode_catalogue(_document("packages", name))
+    except ValueError as error:
+        raise ValueError(f"packages/{name}{_SUFFIX}: {error}") from error
+    if catalogue.id != name:
+        raise ValueError(f"packages/{name}{_SUFFIX}: the id is {catalogue.id!r}, the file says {name!r}")
+    return catalogue
 
 
 def _names(directory: str) -> tuple[str, ...]:
