@@ -9,8 +9,8 @@ from random import Random
 import orjson
 import pytest
 
-from pipeline.core.numbering import country_of
 from pipeline.core.fields import milliseconds
+from pipeline.core.numbering import country_of
 from pipeline.core.records import Message, decode_command, decode_message
 from pipeline.core.refusals import Refusal
 from pipeline.core.rules import Rules
@@ -186,6 +186,14 @@ def test_every_reason_a_gateway_can_cause_is_generated() -> None:
         Refusal.PLAN_INVALID,
         Refusal.AMOUNT_INVALID,
         Refusal.EXPIRY_INVALID,
+        Refusal.TENANT_UNKNOWN,
+        Refusal.GRANT_UNKNOWN,
+        Refusal.GRANT_BURNED,
+        Refusal.CREDITS_INSUFFICIENT,
+        Refusal.RESERVATION_UNKNOWN,
+        Refusal.RESERVATION_EXCEEDED,
+        Refusal.RECHARGE_UNKNOWN,
+        Refusal.ACCOUNT_FULL,
         Refusal.PLAN_MISSING,
         Refusal.CONTENT_MISSING,
         Refusal.UNSTORABLE,

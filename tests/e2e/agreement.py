@@ -12,6 +12,7 @@ import clickhouse_connect
 import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from pipeline.core.outcomes import FACT_COLUMNS
 from pipeline.core.simulation import Report
 
 _COORDINATOR_COMES = (
@@ -39,8 +40,8 @@ class Totals:
     results: dict[str, tuple[str, str | None]]
     balances: dict[str, tuple[int, int]]
     """By tenant: balance less uncovered, used in the open period."""
-    entries: dict[str, int]
-    """By tenant: the sum of all ledger entries."""
+    entries: dict[tuple[str, str], int]
+    """By tenant and kind: the sum of ledger entries, where it is not 0."""
 
     def differences(self, other: "Totals") -> list[str]:
         """One line per part that differs, with a sample."""
@@ -65,15 +66,15 @@ def simulated(report: Report) -> Totals:
     facts: dict[tuple[Any, ...], list[int]] = {}
     identities = set()
     for fact in report.facts:
-        (tenant, _, message_id, source, kind, direction, _, country) = fact[:8]
-        del direction
-        cell = facts.setdefault((tenant, fact[14], country, kind), [0, 0, 0, 0])
-        for position, amount in enumerate((1, fact[15], fact[16], fact[18])):
-            cell[position] += amount
-        identities.add((tenant, source, message_id))
-    entries: Counter[str] = Counter()
+        row = dict(zip(FACT_COLUMNS, fact, strict=True))
+        cell = facts.setdefault((row["tenant"], row["local_date"], row["country"], row["kind"]), [0, 0, 0, 0])
+        for position, name in enumerate(("messages", "segments", "quantity", "credits_micros")):
+            cell[position] += row[name]
+        if row["messages"]:
+            identities.add((row["tenant"], row["source"], row["message_id"]))
+    entries: Counter[tuple[str, str]] = Counter()
     for tenant, entry in report.entries:
-        entries[tenant] += entry.amount
+        entries[tenant, entry.kind] += entry.amount
     return Totals(
         facts={key: tuple(cell) for key, cell in facts.items()},
         windows={key: tuple(cell) for key, cell in report.windows.items()},
@@ -82,11 +83,11 @@ def simulated(report: Report) -> Totals:
         alerts={_alert(alert) for alert in report.alerts},
         results={result["command_id"]: (result["outcome"], result["reason"]) for result in report.results},
         balances={
-            tenant: (account.balance - account.uncovered, account.period_at(account.clock_at).used)
+            tenant: (account.balance, account.period_at(account.clock_at).used)
             for tenant, account in report.accounts.items()
             if account.periods
         },
-        entries=dict(entries),
+        entries={key: amount for key, amount in entries.items() if amount},
     )
 
 
@@ -105,7 +106,7 @@ def running(kafka: str, clickhouse_url: str) -> Totals:
         facts={
             tuple(row[:4]): tuple(row[4:])
             for row in rows(
-                "SELECT tenant, toUInt16(local_date), country, kind, count(), sum(segments), sum(quantity),"
+                "SELECT tenant, toUInt16(local_date), country, kind, sum(messages), sum(segments), sum(quantity),"
                 " sum(credits_micros) FROM rated_messages FINAL GROUP BY 1, 2, 3, 4"
             )
         },
@@ -116,7 +117,7 @@ def running(kafka: str, clickhouse_url: str) -> Totals:
                 " messages, segments, quantity, credits_micros FROM usage_15m FINAL WHERE messages > 0"
             )
         },
-        identities=set(rows("SELECT tenant, source, message_id FROM rated_messages")),
+        identities=set(rows("SELECT tenant, source, message_id FROM rated_messages WHERE messages > 0")),
         refusals=Counter(reason for _, _, reason in refusals),
         alerts={_alert(alert) for alert in read_documents(kafka, "usage.alerts")},
         results={
@@ -127,7 +128,13 @@ def running(kafka: str, clickhouse_url: str) -> Totals:
             row[0]: tuple(row[1:])
             for row in rows("SELECT tenant, balance_micros, used_micros FROM account_snapshots FINAL")
         },
-        entries=dict(rows("SELECT tenant, sum(amount_micros) FROM ledger_entries FINAL GROUP BY tenant")),
+        entries={
+            (tenant, kind): amount
+            for tenant, kind, amount in rows(
+                "SELECT tenant, kind, sum(amount_micros) AS amount FROM ledger_entries FINAL GROUP BY 1, 2"
+            )
+            if amount
+        },
     )
 
 
