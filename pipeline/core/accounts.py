@@ -10,9 +10,10 @@ Gives entries, alerts and recharge requests into the `Outcomes` of the fold. The
 
 from collections.abc import Callable, Mapping
 
-from pipeline.core.account import FOREVER_AT, UNCOVERED, Account, Entry, Grant, Period
+from pipeline.core.account import UNCOVERED, Account, Entry, Grant, Period
 from pipeline.core.allocations import cut_shares, spend
 from pipeline.core.burning import Taken, burn, give_back, settle, taken_entries
+from pipeline.core.due import next_due
 from pipeline.core.ledger import (
     add_grant,
     change_allowance,
@@ -55,7 +56,6 @@ class LiveAccount:
     ) -> None:
         self.account = account
         self.tenant = account.tenant
-        self.is_dirty = False
         self.windows: dict[int, Window] = {}
         """Windows taken up, by start."""
         self.changed_windows: dict[int, Window] = {}
@@ -66,6 +66,7 @@ class LiveAccount:
         self._slot_grant: Grant | None = None
         self._slot_period: Period | None = None
         self.changed()
+        self.is_dirty = False
 
     # Plans and time.
 
@@ -108,15 +109,18 @@ class LiveAccount:
             account.clock_at = max(account.clock_at, self.due_at)
             terms = self.terms_at(account.clock_at)
             grace = terms.plan.late_grace_milliseconds if terms else 0
-            # What ends at an instant ends before what begins at it: nothing of it is carried over.
+            # What ends at an instant ends before what begins at it, so nothing of it is carried over; what is cut
+            # off in the renewal ends then too.
             expired = expire(account, offset)
-            entries = expired + (self._renew(terms, grace, offset, cause) if terms else [])
-            entries += close_periods(account, grace, terms.plan if terms else None, offset)
+            renewed = self._renew(terms, grace, offset, cause) if terms else []
+            cut = expire(account, offset)
+            closed = close_periods(account, grace, terms.plan if terms else None, offset)
+            entries = [*expired, *renewed, *cut, *closed]
             outcomes.entries += [(self.tenant, entry) for entry in entries]
-            if expired:
+            if expired or cut:
                 cut_shares(account)
             self._hold_reservations(terms)
-            self.due_at = self._next_due(grace)
+            self.due_at = next_due(account, grace)
             self._forget_slot()
             for period in account.periods:
                 self._levels_changed(period, offset, outcomes)
@@ -155,19 +159,6 @@ class LiveAccount:
             if each.amount > 0 and each.grant_id in held
             for entry in settle(self.account, held[each.grant_id], each.cause, offset)
         ]
-
-    def _next_due(self, grace: int) -> int:
-        """The next instant of the log at which something happens by itself."""
-        account = self.account
-        instants = [plan.effective_at for plan in account.plans]
-        for period in account.periods:
-            instants += (period.ends_at, period.ends_at + grace)
-        for grant in account.grants:
-            instants += (grant.starts_at, grant.expires_at, grant.expires_at + grace)
-        instants += [reservation.expires_at for reservation in account.reservations.values()]
-        if account.recharge is not None and not account.recharge.in_flight:
-            instants.append(account.recharge.next_at)
-        return min((at for at in instants if at > account.clock_at), default=FOREVER_AT)
 
     # Charging.
 

@@ -257,7 +257,9 @@ def change_allowance(
     if grant is None or grant.is_expired:
         return None
     allowance, expires_at = _allowance(terms, began_at, period.starts_at, period.ends_at)
-    if grant.expires_at != expires_at and expires_at > account.clock_at:
+    if expires_at <= account.clock_at:
+        allowance = 0  # A trial that was over before it was set.
+    elif grant.expires_at != expires_at:
         grant.expires_at = expires_at
         account.grants.sort(key=lambda each: each.burn_order)
     burned = grant.amount - grant.remaining
