@@ -14,7 +14,12 @@ ALLOWANCE_PRIORITY = 100
 UNCOVERED = ""
 """The grant id under which usage beyond all grants is booked."""
 MAX_PLANS = 64
-MAX_ANSWERS = 32
+MAX_ANSWERS = 1_000
+ANSWERS_KEPT = 32
+"""Answers kept however old they are; up to `MAX_ANSWERS` are kept for `ANSWER_MILLISECONDS`."""
+ANSWER_MILLISECONDS = 48 * 3_600_000
+INQUIRIES_KEPT = 8
+"""Answers to questions without an effect, apart, so that asking does not push out what has happened."""
 MAX_GRANTS = 1_000
 MAX_LISTS = 1_000
 MAX_RESERVATIONS = 1_000
@@ -90,6 +95,9 @@ class Answer(Struct, gc=False, array_like=True):
     balance: int
     details: bytes = b""
     """What else the result says, as JSON; empty for nothing."""
+    answered_at: int = 0
+    is_inquiry: bool = False
+    """The command had no effect, and a later question would only be answered anew."""
 
 
 class Allocation(Struct, gc=False, array_like=True):

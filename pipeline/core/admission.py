@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 
 from pipeline.core.fields import milliseconds
 from pipeline.core.identity import message_key
-from pipeline.core.instructions import Command, Tick
+from pipeline.core.instructions import Command, GrantCredits, SetPlan
 from pipeline.core.outcomes import Forward, Outcomes, refusal_document
 from pipeline.core.partitions import partition_of
 from pipeline.core.records import MAX_VALUE_BYTES, Message, decode_command, decode_message
@@ -258,9 +258,9 @@ def _command_fault(command: Command, key: bytes, received_at: int) -> Refusal | 
     effective_at = milliseconds(command.effective_at)
     if effective_at < EARLIEST_AT:
         return Refusal.DATE_TOO_EARLY
-    # A plan or a grant may begin when it likes; a tick says what time it is.
+    # A plan or a grant may begin when it likes; a tick says what time it is, and everything else is now.
     tomorrow = received_at + FUTURE_MILLISECONDS
-    latest = tomorrow if isinstance(command, Tick) else LATEST_AT - 1
+    latest = LATEST_AT - 1 if isinstance(command, SetPlan | GrantCredits) else tomorrow
     return Refusal.DATE_IN_FUTURE if effective_at > latest or tomorrow >= LATEST_AT else None
 
 

@@ -25,15 +25,20 @@ def spend(account: Account, listed: str, amount: int) -> None:
         allocation.spent += amount
 
 
-def spendable(account: Account, listed: str) -> int:
+def spendable(account: Account, listed: str, campaign: str = "") -> int:
     """What a list may spend: its share, or what is assigned to nobody; never more than the credits there are.
 
-    Reservations are not looked at; a list that is named nowhere, and no list at all, draw freely.
+    Less what is reserved for the list, or for all that draw freely, but not for the campaign that asks.
     """
     allocation = account.allocations.get(listed)
-    if allocation is None:
-        return account.unassigned
-    return max(min(allocation.left, account.credits_at(account.clock_at)), 0)
+    held = sum(
+        reservation.left
+        for reservation in account.reservations.values()
+        if not (campaign and reservation.campaign == campaign)
+        and (reservation.list == listed if allocation else reservation.list not in account.allocations)
+    )
+    share = account.unassigned if allocation is None else allocation.left
+    return max(min(share, account.credits_at(account.clock_at)) - held, 0)
 
 
 def cut_shares(account: Account) -> None:

@@ -98,8 +98,8 @@ def _allowed(sorts: list[_Sort], command: Authorise, account: Account, terms: Te
             each.left for each in account.reservations.values() if each.campaign == command.campaign != ""
         )
         funds = account.available + own
-    if command.list in account.allocations or (command.list and is_hard):
-        share = spendable(account, command.list)
+    if command.list in account.allocations or (is_hard and account.allocations):
+        share = spendable(account, command.list, command.campaign)
         if share < funds:
             funds, short = share, "list_exhausted"
     units = account.period_at(account.clock_at).units if account.periods else {}

@@ -4,8 +4,8 @@ Takes a decoded, rightly signed command and the account it is for; changes the a
 What each type does is in `plan_commands`, `grant_commands`, `share_commands` and `authorise`: functions that take a
 `Call` and give a refusal, or what else the result says.
 
-The account remembers its last answers: the same id with the same content gets the same answer and has no effect,
-with another content it is refused. A refused command changes nothing.
+The account remembers its answers for 48 hours, and the last 32 for ever: the same id with the same content gets the
+same answer and has no effect, with another content it is refused. A refused command changes nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.core.account import MAX_ANSWERS, Answer
+from pipeline.core.account import ANSWER_MILLISECONDS, ANSWERS_KEPT, INQUIRIES_KEPT, MAX_ANSWERS, Answer
 from pipeline.core.accounts import LiveAccount
 from pipeline.core.amounts import format_credits
 from pipeline.core.authorise import authorise
@@ -92,14 +92,23 @@ def apply_command(
             answer = Answer(command.id, digest, "", account.balance, _encode(said) if said else b"")
         if not isinstance(command, Tick):
             # A tick repeated has nothing left to do, and schedulers send enough of them to push others out.
-            account.answers.append(answer)
-            del account.answers[:-MAX_ANSWERS]
+            answer.answered_at = account.clock_at
+            answer.is_inquiry = isinstance(command, Authorise) and command.reserve_until is None
+            account.answers = _remembered([*account.answers, answer], account.clock_at)
     elif answer.digest != digest:
         answer = Answer(command.id, digest, Refusal.COMMAND_CONFLICT.value, account.balance)
     # Whatever it is answered, the account has seen it, and time has passed: equal offsets mean equal content.
     account.applied_offset = offset
     live.is_dirty = True
     outcomes.results.append(_result(command, answer, partition, offset))
+
+
+def _remembered(answers: list[Answer], now: int) -> list[Answer]:
+    """The answers to go on remembering, oldest first."""
+    inquiries = [each for each in answers if each.is_inquiry][-INQUIRIES_KEPT:]
+    effects = [each for each in answers if not each.is_inquiry][-MAX_ANSWERS:]
+    old = [each for each in effects[:-ANSWERS_KEPT] if each.answered_at + ANSWER_MILLISECONDS > now]
+    return [*inquiries, *old, *effects[-ANSWERS_KEPT:]]
 
 
 def _carry_out(command: Command, call: Call) -> Refusal | Details:

@@ -5,6 +5,7 @@ Each function takes its command and a `Call`, and gives a refusal, which changes
 
 from pipeline.core.account import MAX_LISTS, MAX_RESERVATIONS, Allocation, Reservation
 from pipeline.core.admission import LATEST_AT
+from pipeline.core.allocations import spendable
 from pipeline.core.amounts import format_credits, parse_credits
 from pipeline.core.calls import Call, Details, amount_above_zero
 from pipeline.core.fields import milliseconds
@@ -53,6 +54,8 @@ def hold(amount: int, expires_at: int, campaign: str, listed: str, call: Call) -
     terms = call.live.terms_at(call.now)
     may_owe = terms is not None and terms.plan.overage != "hard_stop"
     if amount > account.available and not may_owe:
+        return Refusal.CREDITS_INSUFFICIENT
+    if listed in account.allocations and amount > spendable(account, listed):
         return Refusal.CREDITS_INSUFFICIENT
     if call.id in account.reservations:
         return Refusal.COMMAND_CONFLICT  # The answer was forgotten, the reservation was not.
