@@ -1,4 +1,4 @@
-"""The tables of absolute values: windows, accounts, ledger entries, alerts; and windows summed from facts.
+"""The tables of absolute values: windows, accounts, entries, contacts, alerts; and windows summed from facts.
 
 Takes windows to sum anew; gives the columns that replace them. The tables are filled with
 `client.insert(client, USAGE, columns, token)` and so on. A row replaces the stored row of its key unless its
@@ -21,6 +21,7 @@ WINDOWS_PER_QUERY = 200
 
 _LABEL = "LowCardinality(String)"
 _INSTANT = "DateTime64(3, 'UTC')"
+_PERHAPS_INSTANT = f"Nullable({_INSTANT})"
 
 USAGE = Table(
     "usage_15m",
@@ -43,6 +44,7 @@ ACCOUNTS = Table(
     "account_snapshots",
     (
         ("tenant", "String"),
+        ("organization", "String"),
         ("plan", _LABEL),
         ("zone", _LABEL),
         ("period_start", _INSTANT),
@@ -51,7 +53,12 @@ ACCOUNTS = Table(
         ("used_micros", "Int64"),
         ("balance_micros", "Int64"),
         ("uncovered_micros", "Int64"),
+        ("available_micros", "Int64"),
+        ("reserved_micros", "Int64"),
+        ("unassigned_micros", "Int64"),
         ("grants", "String"),
+        ("due_at", _PERHAPS_INSTANT),
+        ("details", "String"),
         ("as_of", _INSTANT),
         ("kafka_partition", "UInt16"),
         ("version", "UInt64"),
@@ -68,9 +75,23 @@ ENTRIES = Table(
         ("window_start", "DateTime('UTC')"),
         ("amount_micros", "Int64"),
         ("balance_after_micros", "Nullable(Int64)"),
+        ("money_micros", "Int64"),
+        ("currency", _LABEL),
         ("cause", "String"),
         ("effective_at", _INSTANT),
         ("posted_at", _INSTANT),
+        ("kafka_partition", "UInt16"),
+        ("version", "UInt64"),
+    ),
+)
+
+CONTACTS = Table(
+    "contact_marks",
+    (
+        ("tenant", "String"),
+        ("contact_hash", "UInt64"),
+        ("state", _LABEL),
+        ("effective_at", _INSTANT),
         ("kafka_partition", "UInt16"),
         ("version", "UInt64"),
     ),
@@ -88,7 +109,7 @@ ALERTS = Table(
         ("used_micros", "Int64"),
         ("limit_micros", "Int64"),
         ("remaining_micros", "Int64"),
-        ("run_out_at", "Nullable(DateTime64(3, 'UTC'))"),
+        ("run_out_at", _PERHAPS_INSTANT),
         ("occurred_at", _INSTANT),
         ("kafka_partition", "UInt16"),
         ("kafka_offset", "Int64"),

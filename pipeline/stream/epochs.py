@@ -34,7 +34,7 @@ from clickhouse_connect.driver.client import Client
 from pipeline import metrics
 from pipeline.clickhouse.client import Table
 from pipeline.clickhouse.facts import fact_columns
-from pipeline.clickhouse.snapshots import ALERTS, ENTRIES, USAGE
+from pipeline.clickhouse.snapshots import ALERTS, CONTACTS, ENTRIES, USAGE
 from pipeline.core.admission import Admitted
 from pipeline.core.identity_deltas import StoredCharge
 from pipeline.core.outcomes import FACT_COLUMNS, Fact, Outcomes, refusal_document
@@ -314,7 +314,9 @@ class Meter:
             for tenant, entry in outcomes.entries
         ]
         alerts = [alert for outcomes in epoch.outcomes.values() for alert in outcomes.alerts]
+        marks = [mark for outcomes in epoch.outcomes.values() for mark in outcomes.contacts]
         await self._insert(ENTRIES, storing.entry_columns(entries))
+        await self._insert(CONTACTS, storing.contact_columns(marks))
         await self._insert(ALERTS, storing.alert_columns(alerts))
         recomputed = {
             window: offset

@@ -16,11 +16,13 @@ from clickhouse_connect.driver.client import Client
 
 from pipeline.clickhouse.client import Table, insert, insert_isolating
 from pipeline.clickhouse.facts import FACTS, stored_charges
-from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE, recompute_windows
+from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, CONTACTS, ENTRIES, USAGE, recompute_windows
+from pipeline.core.account import FOREVER_AT, Account, Entry, Period
+from pipeline.core.account_details import account_details, encode_details
 from pipeline.core.amounts import MICROS
+from pipeline.core.due import next_due
 from pipeline.core.identity_deltas import StoredCharge
-from pipeline.core.account import Account, Entry
-from pipeline.core.outcomes import Document
+from pipeline.core.outcomes import ContactMark, Document
 from pipeline.core.plans import PlanTerms
 from pipeline.core.process import StateChanges
 from pipeline.core.usage import Window, usage_entries
@@ -104,8 +106,8 @@ def entry_columns(entries: Iterable[tuple[int, str, Entry]]) -> list[list[Any]]:
         (
             (
                 tenant, entry.entry_id, entry.kind, entry.grant_id, entry.window_start // SECOND_MILLISECONDS,
-                entry.amount, entry.balance_after, entry.cause, entry.effective_at, entry.posted_at, partition,
-                entry.offset,
+                entry.amount, entry.balance_after, entry.money_micros, entry.currency, entry.cause, entry.effective_at,
+                entry.posted_at, partition, entry.offset,
             )
             for partition, tenant, entry in entries
         ),
@@ -131,27 +133,42 @@ def usage_entry_columns(windows: Iterable[tuple[int, Window]]) -> list[list[Any]
     )
 
 
+def contact_columns(marks: Iterable[ContactMark]) -> list[list[Any]]:
+    """Marks of contacts as columns."""
+    return _columns(CONTACTS, marks)
+
+
 def account_columns(accounts: Iterable[tuple[int, Account, PlanTerms | None]]) -> list[list[Any]]:
-    """(partition, account, its plan now) as columns; accounts that have no period yet are left out."""
+    """(partition, account, its plan now) as columns; who has neither plan nor credits has no account yet."""
     return _columns(
         ACCOUNTS,
-        (_account_row(partition, account, plan) for partition, account, plan in accounts if account.periods),
+        (
+            _account_row(partition, account, plan)
+            for partition, account, plan in accounts
+            if account.periods or account.plans or account.grants
+        ),
     )
 
 
 def _account_row(partition: int, account: Account, plan: PlanTerms | None) -> tuple[Any, ...]:
-    period = account.period_at(account.clock_at)
+    now = account.clock_at
+    # Before a plan comes into force there is a period in which nothing happens.
+    period = account.period_at(now) if account.periods else Period(now, now, limit=0)
+    due_at = next_due(account, plan.late_grace_milliseconds if plan else 0)
     grants = [
         {
             "id": grant.id, "kind": grant.kind, "amount": grant.amount, "remaining": grant.remaining,
-            "starts_at": grant.starts_at, "expires_at": grant.expires_at,
+            "starts_at": grant.starts_at, "expires_at": grant.expires_at, "is_expired": grant.is_expired,
+            "cost_micros": grant.cost_micros, "currency": grant.currency, "is_extended": grant.is_extended,
         }
         for grant in account.grants
     ]  # fmt: skip
     return (
-        account.tenant, plan.name if plan else "", plan.zone if plan else "UTC", period.starts_at, period.ends_at,
-        period.limit, period.used, account.balance - account.uncovered, account.uncovered, json.dumps(grants),
-        account.clock_at, partition, account.applied_offset,
+        account.tenant, account.organization, plan.name if plan else "", plan.zone if plan else "UTC",
+        period.starts_at, period.ends_at, period.limit, period.used, account.balance, account.uncovered,
+        account.available, account.reserved, account.unassigned, json.dumps(grants),
+        None if due_at == FOREVER_AT else due_at, encode_details(account_details(account, plan)), now, partition,
+        account.applied_offset,
     )  # fmt: skip
 
 

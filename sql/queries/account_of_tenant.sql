@@ -10,6 +10,13 @@ SELECT
     balance_micros,
     uncovered_micros,
     grants,
-    toUnixTimestamp64Milli(account.as_of)        AS as_of
+    toUnixTimestamp64Milli(account.as_of)        AS as_of,
+    tenant,
+    organization,
+    available_micros,
+    reserved_micros,
+    unassigned_micros,
+    toUnixTimestamp64Milli(account.due_at)       AS due_at,
+    details
 FROM account_snapshots AS account FINAL
 WHERE tenant = {tenant:String}

@@ -9,7 +9,9 @@ SELECT
     balance_after_micros,
     cause,
     toUnixTimestamp64Milli(entry.effective_at)  AS effective_at,
-    toUnixTimestamp64Milli(entry.posted_at)     AS posted_at
+    toUnixTimestamp64Milli(entry.posted_at)     AS posted_at,
+    money_micros,
+    currency
 FROM ledger_entries AS entry FINAL
 WHERE tenant = {tenant:String}
   AND entry.effective_at >= fromUnixTimestamp64Milli({starts_at:Int64}, 'UTC')

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.clickhouse.client import Table
 from pipeline.clickhouse.facts import FACTS
-from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE
+from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, CONTACTS, ENTRIES, USAGE
 
 NOON = 1_760_011_200_000
 """2025-10-09T12:00:00Z, in milliseconds."""
@@ -26,14 +26,19 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "credits_micros": 1_000_000, "version": 0,
     },
     ACCOUNTS.name: {
-        "tenant": "acme", "plan": "standard", "zone": "Asia/Kathmandu", "period_start": NOON,
+        "tenant": "acme", "organization": "", "plan": "standard", "zone": "Asia/Kathmandu", "period_start": NOON,
         "period_end": NOON + 1, "limit_micros": 5, "used_micros": 3, "balance_micros": 2,
-        "uncovered_micros": 0, "grants": "[]", "as_of": NOON, "kafka_partition": 3, "version": 0,
+        "uncovered_micros": 0, "available_micros": 2, "reserved_micros": 0, "unassigned_micros": 2,
+        "grants": "[]", "due_at": NOON + 1, "details": "", "as_of": NOON, "kafka_partition": 3, "version": 0,
     },
     ENTRIES.name: {
         "tenant": "acme", "entry_id": "e1", "kind": "usage", "grant_id": "g1", "window_start": NOON // 1000,
-        "amount_micros": -5, "balance_after_micros": None, "cause": "", "effective_at": NOON,
-        "posted_at": NOON, "kafka_partition": 3, "version": 0,
+        "amount_micros": -5, "balance_after_micros": None, "money_micros": 0, "currency": "",
+        "cause": "", "effective_at": NOON, "posted_at": NOON, "kafka_partition": 3, "version": 0,
+    },
+    CONTACTS.name: {
+        "tenant": "acme", "contact_hash": 7, "state": "active", "effective_at": NOON, "kafka_partition": 3,
+        "version": 0,
     },
     ALERTS.name: {
         "tenant": "acme", "alert_id": "a1", "period_start": NOON, "period_end": NOON + 1, "level": 80,

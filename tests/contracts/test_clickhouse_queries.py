@@ -191,7 +191,23 @@ def test_account_is_the_latest_snapshot(client: Client, settle) -> None:
         insert(client, ACCOUNTS, columns_of(ACCOUNTS, row, {**row, "tenant": "other"}), f"token {version}")
     settle("account_snapshots")
     assert account_of_tenant(client, "acme") == AccountSnapshot(
-        "standard", "Asia/Kathmandu", NOON, NOON + 1, 5, 3, 9, 0, "[]", NOON + 9
+        "standard",
+        "Asia/Kathmandu",
+        NOON,
+        NOON + 1,
+        5,
+        3,
+        9,
+        0,
+        "[]",
+        NOON + 9,
+        "acme",
+        "",
+        2,
+        0,
+        2,
+        NOON + 1,
+        "",
     )
     assert account_of_tenant(client, "nobody") is None
 
@@ -225,14 +241,15 @@ def test_statement_lists_each_entry_once_with_its_last_amount(client: Client, se
         {"entry_id": "theirs", "tenant": "other"},
         {
             "entry_id": "g", "kind": "grant", "window_start": 0, "amount_micros": 50,
-            "balance_after_micros": 50, "cause": "command-1", "posted_at": NOON + 2,
+            "balance_after_micros": 50, "cause": "command-1", "posted_at": NOON + 2, "money_micros": 9,
+            "currency": "USD",
         },
     ]  # fmt: skip
     insert(client, ENTRIES, columns_of(ENTRIES, *others), "3")
     settle("ledger_entries")
     assert entries_of_tenant(client, "acme", NOON, NOON + 9) == [
-        LedgerEntry("g", "grant", "g1", 0, 50, 50, "command-1", NOON, NOON + 2),
-        LedgerEntry("u1", "usage", "g1", NOON, -8, None, "", NOON + 1, NOON),
+        LedgerEntry("g", "grant", "g1", 0, 50, 50, "command-1", NOON, NOON + 2, 9, "USD"),
+        LedgerEntry("u1", "usage", "g1", NOON, -8, None, "", NOON + 1, NOON, 0, ""),
     ]
 
 

@@ -1,0 +1,24 @@
+-- The accounts of an organization's tenants as they stood at the last checkpoint, by tenant.
+-- Parameters: organization. Instants are milliseconds since 1970. Columns as in account_of_tenant.
+-- Reads the organizations of all tenants: a tenant may change its own, so no order of the table would help.
+SELECT
+    plan,
+    zone,
+    toUnixTimestamp64Milli(account.period_start) AS period_start,
+    toUnixTimestamp64Milli(account.period_end)   AS period_end,
+    limit_micros,
+    used_micros,
+    balance_micros,
+    uncovered_micros,
+    grants,
+    toUnixTimestamp64Milli(account.as_of)        AS as_of,
+    tenant,
+    organization,
+    available_micros,
+    reserved_micros,
+    unassigned_micros,
+    toUnixTimestamp64Milli(account.due_at)       AS due_at,
+    details
+FROM account_snapshots AS account FINAL
+WHERE organization = {organization:String}
+ORDER BY tenant
