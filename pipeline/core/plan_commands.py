@@ -21,7 +21,8 @@ from pipeline.core.recharge import confirm, decline
 from pipeline.core.refusals import Refusal
 
 MAX_PLAN_BYTES = 1 << 16
-"""An account holds its last plans, and has to fit into one record of its changelog."""
+MAX_PLANS_BYTES = 1 << 20
+"""Of all plans an account holds, the past ones being dropped first: it has to fit into one record of its changelog."""
 
 
 def set_plan(command: SetPlan, call: Call) -> Refusal | Details:
@@ -38,14 +39,18 @@ def set_plan(command: SetPlan, call: Call) -> Refusal | Details:
     plans = [plan for plan in account.plans if plan.effective_at != effective_at]
     plans.append(PlanInForce(effective_at, document))
     plans.sort(key=lambda plan: plan.effective_at)
-    while len(plans) > MAX_PLANS and plans[1].effective_at <= account.clock_at:
+    while _are_too_many(plans) and plans[1].effective_at <= account.clock_at:
         del plans[0]
-    if len(plans) > MAX_PLANS:
+    if _are_too_many(plans):
         return Refusal.PLAN_INVALID
     account.plans = plans
     call.live.changed()
     call.live.advance(account.clock_at, call.offset, call.outcomes, command.id)
     return {}
+
+
+def _are_too_many(plans: list[PlanInForce]) -> bool:
+    return len(plans) > MAX_PLANS or sum(len(plan.document) for plan in plans) > MAX_PLANS_BYTES
 
 
 def confirm_recharge(command: ConfirmRecharge, call: Call) -> Refusal | Details:

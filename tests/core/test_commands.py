@@ -223,3 +223,17 @@ def test_a_command_after_a_crash_is_answered_as_before() -> None:
     again.keep()
     assert again.effects.results == before
     assert again.account().balance == 1_004_000_000
+
+
+def test_an_account_of_the_largest_plans_still_fits_into_one_record() -> None:
+    """2 000 own rates make a plan of some 60 kB; sixty of them would not fit."""
+    log = Log()
+    rates = [
+        {"kind": "sms", "country": "US", "category": f"{'c' * 20}{number}", "credits": "1", "per": "segment"}
+        for number in range(500)
+    ]
+    for number in range(40):
+        log.set_plan(plan(rates=rates), effective_at=NOON - number * DAY)
+    worker = run(log)
+    assert {result["outcome"] for result in worker.effects.results.values()} == {"accepted"}
+    assert sum(len(each.document) for each in worker.account().plans) <= 1 << 20
