@@ -146,9 +146,9 @@ class LiveAccount:
         entry = change_allowance(account, terms.plan, cause, began_at, offset)
         if entry:
             entries.append(entry)
-        return entries + self._settle_allowance(terms, entries, offset)
+        return entries + self._settle_allowance(terms, entries)
 
-    def _settle_allowance(self, terms: Terms, given: list[Entry], offset: int) -> list[Entry]:
+    def _settle_allowance(self, terms: Terms, given: list[Entry]) -> list[Entry]:
         """Pays off what is uncovered with allowances just given, where the plan says so."""
         if terms.plan.settled_by != "any_grant":
             return []
@@ -157,7 +157,7 @@ class LiveAccount:
             entry
             for each in given
             if each.amount > 0 and each.grant_id in held
-            for entry in settle(self.account, held[each.grant_id], each.cause, offset)
+            for entry in settle(self.account, held[each.grant_id], each)
         ]
 
     # Charging.
@@ -243,7 +243,7 @@ class LiveAccount:
         if not account.periods:
             entries += open_periods(account, min(at, account.clock_at), terms.plan, began_at, offset)
         entries += open_periods(account, at, terms.plan, began_at, offset)
-        entries += self._settle_allowance(terms, entries, offset)
+        entries += self._settle_allowance(terms, entries)
         outcomes.entries += [(self.tenant, entry) for entry in entries]
         self.due_at = 0
 
@@ -297,6 +297,7 @@ class LiveAccount:
         self._forget_slot()
         for each in self.account.periods:
             self._levels_changed(each, offset, outcomes)
+        self._ask(offset, outcomes)
         return dict(lapsed) or NO_FURTHER, period.starts_at
 
     def add(self, grant: Grant, cause: str, offset: int, outcomes: Outcomes) -> None:
@@ -308,7 +309,7 @@ class LiveAccount:
             entries += extend_grants(account, grant, cause)
         settled_by = terms.plan.settled_by if terms else "nothing"
         if settled_by == "any_grant" or (settled_by == "purchases" and grant.kind == "purchase"):
-            entries += settle(account, grant, cause, offset)
+            entries += settle(account, grant, entries[0])
         outcomes.entries += [(self.tenant, entry) for entry in entries]
         for period in account.periods:
             if grant.starts_at < period.ends_at and grant.expires_at > period.starts_at:
@@ -366,11 +367,14 @@ class LiveAccount:
 
     def _ask(self, offset: int, outcomes: Outcomes) -> None:
         terms = self.terms_at(self.account.clock_at)
-        if terms is not None and terms.plan.recharge is not None:
-            request = ask(self.account, terms.plan, self._partition, offset)
-            if request is not None:
-                outcomes.recharges.append(request)
-                self.due_at = 0
+        if terms is None or (terms.plan.recharge is None and self.account.recharge is None):
+            return
+        before_at = self.account.recharge.next_at if self.account.recharge else 0
+        request = ask(self.account, terms.plan, self._partition, offset)
+        if request is not None:
+            outcomes.recharges.append(request)
+        if self.account.recharge is not None and self.account.recharge.next_at != before_at:
+            self.due_at = 0
 
     def _levels_changed(self, period: Period, offset: int, outcomes: Outcomes) -> None:
         """Arms again the levels that usage no longer reaches, and fires those it reaches now."""

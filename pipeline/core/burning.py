@@ -91,8 +91,11 @@ def taken_entries(account: Account, taken: Taken, kind: str, cause: str, offset:
     ]
 
 
-def settle(account: Account, grant: Grant, cause: str, offset: int) -> list[Entry]:
-    """Pays off with a grant what is uncovered; two entries that sum to nothing."""
+def settle(account: Account, grant: Grant, given: Entry) -> list[Entry]:
+    """Pays off what is uncovered with a grant of which `given` tells; two entries that sum to nothing.
+
+    They are named after that entry: one grant pays off more than once where an allowance is raised again.
+    """
     paid = min(account.uncovered, grant.remaining)
     if paid <= 0:
         return []
@@ -101,13 +104,13 @@ def settle(account: Account, grant: Grant, cause: str, offset: int) -> list[Entr
     return [
         make_entry(
             account,
-            f"settlement:{grant.id}:{side}",
+            f"settlement:{given.entry_id}:{side}",
             "settlement",
             grant_id,
             amount,
             account.clock_at,
-            offset,
-            cause,
+            given.offset,
+            given.cause,
         )
         for side, grant_id, amount in (("from", grant.id, -paid), ("to", UNCOVERED, paid))
     ]
