@@ -143,6 +143,8 @@ class RechargeState(Struct, gc=False, array_like=True):
     day: int = 0
     """The tenant's local day (days since 1970-01-01) that `day_count` counts."""
     day_count: int = 0
+    below_since_at: int = 0
+    """When the level was passed, while the plan's delay runs; 0 otherwise."""
 
 
 class Entry(Struct, gc=False):

@@ -93,6 +93,8 @@ class AutoRecharge(Struct, frozen=True, forbid_unknown_fields=True):
     block_credits: str
     price: str
     """Money for the block."""
+    delay_minutes: int = 0
+    """Asks so long after the level was passed, so that one request covers all that a sending went below it."""
     cool_down_minutes: int = 60
     """From one request to the next, at least."""
     daily_cap: int = 3
@@ -174,6 +176,7 @@ class RechargeTerms(Struct, frozen=True):
     level_micros: int
     block_micros: int
     price_micros: int
+    delay_milliseconds: int
     cool_down_milliseconds: int
     daily_cap: int
     back_off_milliseconds: int
@@ -325,6 +328,8 @@ def _recharge_faults(recharge: AutoRecharge) -> list[str]:
         "recharge.back_off_minutes": recharge.back_off_minutes,
     }
     faults = [f"{name} must be 1 to 1440" for name, minutes in bounds.items() if not 1 <= minutes <= 1440]
+    if not 0 <= recharge.delay_minutes <= 1440:
+        faults.append("recharge.delay_minutes must be 0 to 1440")
     if not 1 <= recharge.daily_cap <= 1000:
         faults.append("recharge.daily_cap must be 1 to 1000")
     return faults
@@ -338,6 +343,7 @@ def _recharge(recharge: AutoRecharge, faults: list[str]) -> RechargeTerms:
         level_micros=_amount("recharge.level_credits", recharge.level_credits, faults),
         block_micros=block_micros,
         price_micros=_amount("recharge.price", recharge.price, faults),
+        delay_milliseconds=recharge.delay_minutes * _MILLISECONDS_PER_MINUTE,
         cool_down_milliseconds=recharge.cool_down_minutes * _MILLISECONDS_PER_MINUTE,
         daily_cap=recharge.daily_cap,
         back_off_milliseconds=recharge.back_off_minutes * _MILLISECONDS_PER_MINUTE,

@@ -1,11 +1,12 @@
 """When an account asks for a block of credits, and what the answer does.
 
 Automatic recharging asks by a document, `recharge.v1`, and waits for the command that confirms or declines it: the
-meter never talks to a payment provider. `wanted` decides, `ask` writes the request down; ids are numbered per
-account, so a request that is published twice is recognised.
+meter never talks to a payment provider. Ids are numbered per account, so a request that is published twice is
+recognised.
 
-Rules, each a bound of the plan: only below the level; one request in flight; a cool-down from one request to the
-next; so many requests per local day; after a decline a back-off that doubles with each further one, up to a day.
+Rules, each a bound of the plan: only below the level, and a delay after it was passed; one request in flight; a
+cool-down from one request to the next; so many requests per local day; after a decline a back-off that doubles with
+each further one, up to a day.
 """
 
 from pipeline.core.account import Account, RechargeState
@@ -17,22 +18,29 @@ _DAY_MILLISECONDS = 86_400_000
 
 
 def ask(account: Account, terms: PlanTerms, partition: int, offset: int) -> dict[str, object] | None:
-    """The request to publish, if one is wanted now; the account then waits for its answer."""
+    """The request to publish, if one is wanted now; the account then waits for its answer.
+
+    To be called after whatever changes what is available, and when `next_at` comes.
+    """
     recharge, now = terms.recharge, account.clock_at
     if recharge is None or account.available >= recharge.level_micros:
+        if account.recharge is not None:
+            account.recharge.below_since_at = 0
         return None
-    state = account.recharge or RechargeState()
+    state = account.recharge = account.recharge or RechargeState()
     if state.in_flight or now < state.next_at:
+        return None
+    if recharge.delay_milliseconds and not state.below_since_at:
+        state.below_since_at, state.next_at = now, now + recharge.delay_milliseconds
         return None
     day = local_day(now, terms.zone)
     if state.day != day:
         state.day, state.day_count = day, 0
     if state.day_count >= recharge.daily_cap:
         state.next_at = day_start(day + 1, terms.zone)
-        account.recharge = state
         return None
-    account.recharge = _asked(account, state, terms, recharge)
-    return _document(account, account.recharge, partition, offset)
+    _begin(account, state, terms, recharge)
+    return _document(account, state, partition, offset)
 
 
 def decline(account: Account, state: RechargeState, recharge: RechargeTerms | None) -> None:
@@ -51,9 +59,7 @@ def confirm(state: RechargeState) -> None:
     state.declined_count = 0
 
 
-def _asked(
-    account: Account, state: RechargeState, terms: PlanTerms, recharge: RechargeTerms
-) -> RechargeState:
+def _begin(account: Account, state: RechargeState, terms: PlanTerms, recharge: RechargeTerms) -> None:
     state.asked_count += 1
     state.day_count += 1
     state.in_flight = f"recharge-{state.asked_count}"
@@ -63,7 +69,7 @@ def _asked(
     state.top_up_micros = recharge.price_micros
     state.currency = terms.money.currency
     state.next_at = account.clock_at + recharge.cool_down_milliseconds
-    return state
+    state.below_since_at = 0
 
 
 def _document(account: Account, state: RechargeState, partition: int, offset: int) -> dict[str, object]:
