@@ -21,6 +21,7 @@ from random import Random
 
 import msgspec
 
+from pipeline.core.plans import Plan
 from pipeline.data import load_plan, plan_names
 from pipeline.logfile import LogRecord
 from pipeline.malformed import make_malformed
@@ -36,8 +37,10 @@ _ZONES = (
 )  # fmt: skip
 _ALLOWANCE_PERCENT = (60, 95, 110, 120, 150, 1000)
 """Of the expected use: some tenants pass every level, some stop between two, one in six stays below all."""
-_CREDITS_PER_RECORD = 1.1
-"""What one record of the mix burns on average under the presets, receipts and repeats included."""
+_CREDITS_PER_RECORD = 0.6
+_CREDITS_BY_COUNTRY = 1.0
+"""What one record of the mix burns on average, receipts and repeats included: under presets with rates of their own,
+and under those that leave the price to the card."""
 _PURCHASE_PERCENT = 10
 """Of the expected use: brings a tenant back under an alert level, which it soon reaches again."""
 _LONGEST_DELAY_HOURS = 7 * 24
@@ -92,6 +95,7 @@ class TrafficGenerator:
         self._weights: list[float] = list(
             accumulate(1 / (rank + 10) ** 0.9 for rank in range(traffic.tenants))
         )
+        self._presets = [load_plan(name) for name in plan_names()]
         self._templates = make_templates(self._generator, traffic.receipts)
         self._seconds: dict[int, bytes] = {}
 
@@ -102,13 +106,13 @@ class TrafficGenerator:
     def _opening(self) -> Iterator[LogRecord]:
         """The commands before the first message."""
         traffic = self.traffic
-        presets = [load_plan(name) for name in plan_names()]
         effective_at = traffic.start_at - _LONGEST_DELAY_HOURS * _HOUR_MILLISECONDS
         for index, name in enumerate(self._names):
             if traffic.plans:
                 percent = _ALLOWANCE_PERCENT[index % len(_ALLOWANCE_PERCENT)]
                 plan = msgspec.structs.replace(
-                    presets[index % len(presets)],
+                    self._preset(index),
+                    refunded_statuses=("undelivered", "failed") if index % 3 == 1 else (),
                     zone=_ZONES[index % len(_ZONES)],
                     allowance_credits=str(math.ceil(self._expected_credits(index) * percent / 100)),
                 )
@@ -117,10 +121,15 @@ class TrafficGenerator:
             if traffic.purchases and index % 7 == 3:
                 yield self._purchase(index, "purchase-0", traffic.start_at)
 
+    def _preset(self, index: int) -> Plan:
+        """A tenant's preset: not in step with the percentages, so that each meets each of them."""
+        return self._presets[index // len(_ALLOWANCE_PERCENT) % len(self._presets)]
+
     def _expected_credits(self, index: int) -> float:
         """What a tenant will use in the whole log; in a log without end, in its first million records."""
+        per_record = _CREDITS_PER_RECORD if self._preset(index).rates else _CREDITS_BY_COUNTRY
         share = (self._weights[index] - (self._weights[index - 1] if index else 0)) / self._weights[-1]
-        return (self.traffic.messages or 1_000_000) * _CREDITS_PER_RECORD * share
+        return (self.traffic.messages or 1_000_000) * per_record * share
 
     def _purchase(self, index: int, key: str, at: int) -> LogRecord:
         self.counts["purchases"] += 1
