@@ -21,7 +21,9 @@ MEANINGS = {
     Refusal.STRAY: ("The record was forwarded once already and is still not in its tenant's partition."),
     Refusal.SIGNATURE_MISSING: "A command, or a forwarded record, carries no signature.",
     Refusal.SIGNATURE_WRONG: "The signature does not fit the key and the value.",
-    Refusal.COMMAND_CONFLICT: "The command's id was used before with another content.",
+    Refusal.COMMAND_CONFLICT: (
+        "The command's id was used before with another content, of which `effective_at` is a part."
+    ),
     Refusal.PLAN_INVALID: (
         "The plan is faulty, names a rate card that does not exist, or is one too many of those yet to come."
     ),
@@ -31,6 +33,16 @@ MEANINGS = {
     Refusal.EXPIRY_INVALID: (
         "A grant would end before it starts, has ended already, or ends in 2100 or later."
     ),
+    Refusal.TENANT_UNKNOWN: "The tenant has no plan, and there is no default plan: set a plan first.",
+    Refusal.GRANT_UNKNOWN: "The account holds no grant of this id that a command gave.",
+    Refusal.GRANT_BURNED: "Part of the grant was burned already, or it has ended.",
+    Refusal.CREDITS_INSUFFICIENT: "That is more than is available, or than is left to assign.",
+    Refusal.RESERVATION_UNKNOWN: (
+        "The account holds no reservation of this id: it was used up, released or has ended."
+    ),
+    Refusal.RESERVATION_EXCEEDED: "That is more than the reservation still holds.",
+    Refusal.RECHARGE_UNKNOWN: "No recharge of this id waits for an answer.",
+    Refusal.ACCOUNT_FULL: "The account holds 1 000 grants, lists or reservations already, the most it may.",
     Refusal.PLAN_MISSING: "The tenant has no plan in force and there is no default plan.",
     Refusal.TOO_MANY_SEGMENTS: (
         "The body needs more than 255 segments, which no concatenated message can have."

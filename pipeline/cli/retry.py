@@ -63,8 +63,8 @@ Span = tuple[int, int]
 def retry(tenant: str | None, reason: str, dry_run: bool, as_json: bool) -> None:
     """Send refused records again, once the reason has passed.
 
-    After `plan set` for a tenant that had none: the plan must be in force when the messages occurred, so give
-    it an --effective-at before the first of them.
+    After `account plan set` for a tenant that had none: the plan must be in force when the messages occurred, so
+    give it an --effective-at before the first of them.
     """
     settings = load_settings()
     counts = Counter(dict.fromkeys(("refused", "sent", "gone", "refused_by_broker"), 0))

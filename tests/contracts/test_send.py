@@ -1,91 +1,27 @@
-"""Topics, generator, `send` and commands against a real broker."""
+"""Topics, generator and `send` against a real broker."""
 
 import json
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
 
 import orjson
 import pytest
 from click.testing import CliRunner, Result
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, ResourceType
+from log_topics import PARTITIONS, ends, read_since
 
 from pipeline.cli import main
 from pipeline.core.partitions import partition_of
 from pipeline.core.signing import SIGNATURE_HEADER, header, is_signed
-from pipeline.embedded.broker import EmbeddedBroker
 from pipeline.logfile import LogRecord, read_log, write_log
 from pipeline.settings import Settings
-from pipeline.topics import ACCOUNT_RESULTS, MESSAGES_RAW, TopicError, create_topics, topics
+from pipeline.topics import MESSAGES_RAW, TopicError, create_topics, topics
 
-PARTITIONS = 8
 AT = 1_770_113_700_000
-
-
-@pytest.fixture(scope="module")
-def settings(broker: EmbeddedBroker) -> Iterator[Settings]:
-    """Settings with their topics, whose names are fixed: made for this module and taken away after it."""
-    made = Settings(kafka=broker.bootstrap_servers, partitions=PARTITIONS)
-    delete_topics(made)
-    create_topics(made)
-    yield made
-    delete_topics(made)
-
-
-def delete_topics(settings: Settings) -> None:
-    admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 2})
-    names = {topic.name for topic in topics(settings)}
-    while there := sorted(names & set(admin.list_topics(timeout=10).topics)):
-        for future in admin.delete_topics(there).values():
-            if error := future.exception(30):
-                assert error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
-
-
-@pytest.fixture
-def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    monkeypatch.setenv("MSGMETER_KAFKA", settings.kafka)
-    monkeypatch.setenv("MSGMETER_PARTITIONS", str(settings.partitions))
-    return lambda *arguments: CliRunner().invoke(main, [str(each) for each in arguments])
-
-
-def ends(settings: Settings, topic: str) -> list[int]:
-    consumer = reader(settings)
-    try:
-        return [
-            consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)[1]
-            for partition in range(PARTITIONS)
-        ]
-    finally:
-        consumer.close()
-
-
-def reader(settings: Settings) -> Consumer:
-    return Consumer(
-        {"bootstrap.servers": settings.kafka, "group.id": "test", "enable.auto.commit": False, "log_level": 2}
-    )
-
-
-def read_since(settings: Settings, topic: str, starts: list[int]) -> list[Any]:
-    """What came after `starts`, by partition and offset."""
-    consumer = reader(settings)
-    places = list(enumerate(zip(starts, ends(settings, topic), strict=True)))
-    consumer.assign([TopicPartition(topic, partition, start) for partition, (start, _) in places])
-    messages: list[Any] = []
-    try:
-        while len(messages) < sum(end - start for _, (start, end) in places):
-            message = consumer.poll(10)
-            assert message is not None, f"only {len(messages)} records came"
-            assert message.error() is None
-            messages.append(message)
-    finally:
-        consumer.close()
-    return sorted(messages, key=lambda message: (message.partition(), message.offset()))
 
 
 def test_topics_have_the_configs_the_guarantees_lean_on(settings: Settings) -> None:
@@ -100,7 +36,9 @@ def test_topics_have_the_configs_the_guarantees_lean_on(settings: Settings) -> N
     assert raw.config["message.timestamp.type"] == "LogAppendTime"
     assert raw.config["max.message.bytes"] == str(2 << 20)
     changelogs = [topic.name for topic in topics(settings) if topic.config["cleanup.policy"] == "compact"]
-    assert changelogs == [f"msgmeter-v1-{table}-changelog" for table in ("accounts", "windows", "ids")]
+    assert changelogs == [
+        f"{settings.application}-{table}-changelog" for table in ("accounts", "windows", "ids")
+    ]
 
 
 def test_creating_topics_again_creates_none(settings: Settings) -> None:
@@ -254,9 +192,6 @@ def test_generated_log_on_standard_output_is_only_the_log(run: Callable[..., Res
         (("generate", "--late-hours", 5, 5), "--late-hours must ascend"),
         (("generate", "--start", "yesterday"), "is not an instant"),
         (("generate", "--start", "2026-02-03T10:15:00"), "has no offset"),
-        (("plan", "set", "t"), "either --preset or --file"),
-        (("plan", "set", "t", "--preset", "starter", "--zone", "Mars/Base"), "Mars/Base"),
-        (("grant", "", "5"), "field_invalid"),
     ],
 )
 def test_wrong_calls_are_explained_before_anything_is_sent(
@@ -267,117 +202,6 @@ def test_wrong_calls_are_explained_before_anything_is_sent(
     assert result.exit_code == 2
     assert text in result.stderr
     assert ends(settings, MESSAGES_RAW) == before
-
-
-class AnsweringWorker:
-    """Answers the next command of a tenant as a worker would, through the broker."""
-
-    def __init__(self, settings: Settings, tenant: str, **answer: Any) -> None:
-        self._settings, self._tenant, self._answer = settings, tenant, answer
-        self._partition = partition_of(tenant.encode(), PARTITIONS)
-        self._start = ends(settings, MESSAGES_RAW)[self._partition]
-        self.command: dict[str, Any] = {}
-        self.headers: list[tuple[str, bytes]] = []
-        self._thread = threading.Thread(target=self._answer_one, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.join(30)
-        assert not self._thread.is_alive()
-
-    def _answer_one(self) -> None:
-        consumer = reader(self._settings)
-        consumer.assign([TopicPartition(MESSAGES_RAW, self._partition, self._start)])
-        message = consumer.poll(20)
-        assert message is not None
-        self.command, self.headers = orjson.loads(message.value()), message.headers()
-        consumer.close()
-        result = {
-            "command_id": self.command["id"],
-            "tenant": self._tenant,
-            "type": self.command["type"],
-            "outcome": "accepted",
-            "reason": None,
-            "balance": "5",
-            "effective_at": self.command["effective_at"],
-            "partition": message.partition(),
-            "offset": message.offset(),
-            **self._answer,
-        }
-        producer = Producer({"bootstrap.servers": self._settings.kafka, "log_level": 2})
-        # Answers to others and to earlier commands come first.
-        for other in ({"command_id": "other"}, {"tenant": "other"}, {}):
-            producer.produce(ACCOUNT_RESULTS, orjson.dumps(result | other), self._tenant, self._partition)
-        producer.flush(10)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "fields"),
-    [
-        (
-            ("grant", "t", "5", "--kind", "promotion", "--priority", "7"),
-            {"type": "grant", "credits": "5", "kind": "promotion", "priority": 7, "expires_at": None},
-        ),
-        (("grant", "t", "5", "--expires-at", "2030-01-01T00:00:00+03:00"), {"expires_at": 1_893_445_200_000}),
-        (("tick", "t", "--effective-at", AT), {"type": "tick", "effective_at": AT}),
-        (("plan", "set", "t", "--preset", "starter"), {"type": "set_plan"}),
-    ],
-)
-def test_command_is_signed_sent_and_its_result_printed(
-    settings: Settings, run: Callable[..., Result], arguments: tuple[object, ...], fields: dict[str, Any]
-) -> None:
-    with AnsweringWorker(settings, "t") as worker:
-        result = run(*arguments, "--json", "--id", "command-1")
-    assert result.exit_code == 0, result.output
-    assert orjson.loads(result.stdout)["command_id"] == worker.command["id"] == "command-1"
-    assert orjson.loads(result.stdout)["balance"] == "5"
-    assert {name: worker.command[name] for name in fields} == fields
-    signature = header(worker.headers, SIGNATURE_HEADER)
-    value = orjson.dumps(worker.command)
-    assert is_signed(settings.command_key.encode(), "command", b"t", value, signature)
-
-
-def test_plan_from_a_file_with_changes_is_sent_whole(
-    settings: Settings, run: Callable[..., Result], tmp_path: Path
-) -> None:
-    plan = {"name": "own", "zone": "UTC", "anchor_day": 5, "allowance_credits": "1", "rate_card": "standard"}
-    (tmp_path / "plan.json").write_bytes(orjson.dumps(plan))
-    with AnsweringWorker(settings, "t") as worker:
-        run(
-            "plan",
-            "set",
-            "t",
-            "--file",
-            tmp_path / "plan.json",
-            "--allowance",
-            "2.5",
-            "--zone",
-            "Asia/Kathmandu",
-        )
-    assert (
-        worker.command["plan"].items()
-        >= {**plan, "allowance_credits": "2.5", "zone": "Asia/Kathmandu"}.items()
-    )
-
-
-def test_refused_command_is_shown_with_its_reason(settings: Settings, run: Callable[..., Result]) -> None:
-    with AnsweringWorker(settings, "t", outcome="refused", reason="amount_invalid", balance="0"):
-        result = run("grant", "t", "5")
-    assert result.exit_code == 1
-    assert "grant for t refused: amount_invalid: An amount is no positive number" in result.stdout
-    assert "balance 0" in result.stdout
-
-
-@pytest.mark.parametrize(
-    ("amount", "text"), [("1e3", "is not an amount of credits"), ("0", "is not above zero")]
-)
-def test_an_amount_that_is_none_is_never_sent(run: Callable[..., Result], amount: str, text: str) -> None:
-    result = run("grant", "t", amount)
-    assert result.exit_code == 2
-    assert text in result.stderr
 
 
 def test_lines_without_an_object_are_counted_when_sent(run: Callable[..., Result], tmp_path: Path) -> None:
@@ -393,22 +217,6 @@ def test_a_file_that_cannot_be_written_is_a_fault_of_the_call(
     result = run("generate", "--output", tmp_path / "nowhere" / "log.jsonl")
     assert result.exit_code == 2
     assert "cannot be written: No such file or directory" in result.stderr
-
-
-def test_no_answer_in_time_says_how_to_ask_again(run: Callable[..., Result]) -> None:
-    result = run("grant", "nobody", "5", "--wait-seconds", "0.2", "--id", "again")
-    assert result.exit_code == 3
-    assert "--id again --effective-at " in result.stderr
-    assert result.stdout == ""
-
-
-def test_no_wait_returns_once_the_broker_has_the_command(
-    settings: Settings, run: Callable[..., Result]
-) -> None:
-    starts = ends(settings, MESSAGES_RAW)
-    result = run("tick", "t", "--no-wait", "--json")
-    (message,) = read_since(settings, MESSAGES_RAW, starts)
-    assert orjson.loads(result.stdout)["command_id"] == orjson.loads(message.value())["id"]
 
 
 def test_gateway_without_end_stops_in_order(settings: Settings, run: Callable[..., Result]) -> None:

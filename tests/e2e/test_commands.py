@@ -44,7 +44,7 @@ def test_a_command_signed_with_another_key_is_told_why_it_is_refused(make_system
     environment = {
         f"MSGMETER_{each.name.upper()}": str(getattr(other, each.name)) for each in fields(Settings)
     }
-    result = CliRunner().invoke(main, ["grant", "acme", "5", "--wait-seconds", "100"], env=environment)
+    result = CliRunner().invoke(main, ["account", "grant", "acme", "5", "--wait-seconds", "100"], env=environment)
     assert result.exit_code == 1, result.output
     assert "refused: signature_wrong: The signature does not fit the key and the value." in result.output
 
@@ -76,17 +76,17 @@ def test_commands_are_answered_once_and_for_all_while_messages_flow(make_system:
     worker.await_ready()
     gateway = system.gateway(log, records_per_second=1_000)
 
-    code, plan = run("plan", "set", "acme", "--preset", "starter", "--id", "plan-1")
+    code, plan = run("account", "plan", "set", "acme", "--preset", "starter", "--id", "plan-1")
     assert (code, plan["outcome"], plan["command_id"]) == (0, "accepted", "plan-1")
-    code, granted = run("grant", "acme", "100", "--id", "grant-1", "--effective-at", "2026-01-01T00:00:00Z")
+    code, granted = run("account", "grant", "acme", "100", "--id", "grant-1", "--effective-at", "2026-01-01T00:00:00Z")
     assert (code, granted["outcome"]) == (0, "accepted")
     assert float(granted["balance"]) == float(plan["balance"]) + 100
 
-    code, again = run("grant", "acme", "100", "--id", "grant-1", "--effective-at", "2026-01-01T00:00:00Z")
+    code, again = run("account", "grant", "acme", "100", "--id", "grant-1", "--effective-at", "2026-01-01T00:00:00Z")
     assert (code, {**again, "offset": 0}) == (0, {**granted, "offset": 0})
-    code, other = run("grant", "acme", "200", "--id", "grant-1", "--effective-at", "2026-01-01T00:00:00Z")
+    code, other = run("account", "grant", "acme", "200", "--id", "grant-1", "--effective-at", "2026-01-01T00:00:00Z")
     assert (code, other["reason"]) == (1, "command_conflict")
-    code, ticked = run("tick", "acme")
+    code, ticked = run("account", "tick", "acme")
     assert (code, ticked["outcome"], ticked["balance"]) == (0, "accepted", granted["balance"])
     gateway.join()
 

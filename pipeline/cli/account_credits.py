@@ -1,0 +1,185 @@
+"""`msgmeter account grant`, `purchase`, `void`, `adjust`, `allocate`, `reserve`, `commit` and `release`.
+
+The commands that give, take, share out or hold credits. Amounts are checked before anything is sent; whether the
+account has them, the worker says.
+"""
+
+from typing import Any
+
+import click
+
+from pipeline.cli.packages import CATALOGUE, catalogue_of_tenant, find_package
+from pipeline.cli.sending_commands import Envelope, carry_out, enveloped
+from pipeline.cli.traffic import INSTANT
+from pipeline.core.amounts import parse_credits
+
+_TAKES_SIGNED_NUMBERS = {"ignore_unknown_options": True}
+"""A number below zero is an argument, not an option."""
+
+
+class _Credits(click.ParamType):
+    """An amount as its decimal text."""
+
+    name = "credits"
+
+    def __init__(self, *, is_zero_allowed: bool = False, is_signed: bool = False) -> None:
+        self._is_zero_allowed = is_zero_allowed
+        self._is_signed = is_signed
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the text and leave it as it is; fails with a sentence for the user."""
+        text = str(value)
+        try:
+            micros = parse_credits(text)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if micros < 0 and not self._is_signed:
+            self.fail(f"{text} is below zero", param, ctx)
+        if micros == 0 and not self._is_zero_allowed:
+            self.fail(f"{text} is {'zero' if self._is_signed else 'not above zero'}", param, ctx)
+        return text
+
+
+_ABOVE_ZERO = _Credits()
+_ZERO_OR_MORE = _Credits(is_zero_allowed=True)
+_NOT_ZERO = _Credits(is_signed=True)
+
+
+@click.command(context_settings=_TAKES_SIGNED_NUMBERS)
+@click.argument("tenant")
+@click.argument("amount", metavar="CREDITS", type=_ABOVE_ZERO)
+@click.option(
+    "--kind",
+    type=click.Choice(["purchase", "promotion", "adjustment"]),
+    default="purchase",
+    show_default=True,
+)
+@click.option("--expires-at", type=INSTANT, help="When what is left is gone; never by default.")
+@click.option("--valid-months", type=click.IntRange(1, 120), help="The same, as whole months of the tenant.")
+@click.option(
+    "--extended", "is_extended", is_flag=True, help="A later one that is extended too gives it its end."
+)
+@click.option(
+    "--priority", type=click.IntRange(0, 1000), default=500, show_default=True, help="Lower burns first."
+)
+@click.option("--cost", type=_ZERO_OR_MORE, default="0", show_default=True, help="Money paid for it.")
+@click.option("--currency", default="", help="Of the cost, such as USD.")
+@enveloped
+def grant(envelope: Envelope, amount: str, **fields: Any) -> None:  # noqa: ANN401 - fields of the command
+    """Add CREDITS to the account of TENANT."""
+    if fields["expires_at"] is not None and fields["valid_months"] is not None:
+        raise click.UsageError("Give either --expires-at or --valid-months")
+    if parse_credits(fields["cost"]) and not fields["currency"]:
+        raise click.UsageError("--cost needs a --currency")
+    carry_out(envelope, "grant", {"credits": amount, **fields})
+
+
+@click.command()
+@click.argument("tenant")
+@click.argument("package_id", metavar="PACKAGE")
+@click.option(
+    "--catalogue", type=CATALOGUE, help="Where PACKAGE is offered; by default as TENANT's plan says."
+)
+@enveloped
+def purchase(envelope: Envelope, package_id: str, catalogue: str | None) -> None:
+    """Add the credits of PACKAGE to the account of TENANT.
+
+    They cost and last what the package says; `msgmeter packages list` shows what is offered.
+    """
+    offered, package = find_package(package_id, catalogue or catalogue_of_tenant(envelope.tenant))
+    fields = {
+        "credits": package.credits,
+        "kind": "purchase",
+        "cost": package.price,
+        "currency": offered.currency,
+        "valid_months": package.valid_months,
+        "is_extended": package.is_extended,
+        "package": package.id,
+    }
+    carry_out(envelope, "grant", fields)
+
+
+@click.command()
+@click.argument("tenant")
+@click.argument("grant_id", metavar="GRANT")
+@enveloped
+def void(envelope: Envelope, grant_id: str) -> None:
+    """Take back GRANT of TENANT.
+
+    Nothing of it may be burned yet; `msgmeter balance` shows the ids.
+    """
+    carry_out(envelope, "void_grant", {"grant": grant_id})
+
+
+@click.command(context_settings=_TAKES_SIGNED_NUMBERS)
+@click.argument("tenant")
+@click.argument("amount", metavar="CREDITS", type=_NOT_ZERO)
+@enveloped
+def adjust(envelope: Envelope, amount: str) -> None:
+    """Correct the balance of TENANT by CREDITS.
+
+    Above zero they are added, below zero, such as -12.5, taken.
+    """
+    carry_out(envelope, "adjust", {"credits": amount})
+
+
+@click.command(context_settings=_TAKES_SIGNED_NUMBERS)
+@click.argument("tenant")
+@click.argument("list_name", metavar="LIST")
+@click.argument("amount", metavar="[CREDITS]", required=False, type=_ZERO_OR_MORE)
+@click.option("--free", "is_free", is_flag=True, help="Free access to what is assigned to no list.")
+@enveloped
+def allocate(envelope: Envelope, list_name: str, amount: str | None, is_free: bool) -> None:
+    """Let LIST of TENANT spend CREDITS, or draw freely."""
+    if (amount is None) != is_free:
+        raise click.UsageError("Give either CREDITS or --free")
+    carry_out(envelope, "allocate", {"list": list_name, "credits": amount})
+
+
+@click.command(context_settings=_TAKES_SIGNED_NUMBERS)
+@click.argument("tenant")
+@click.argument("amount", metavar="CREDITS", type=_ABOVE_ZERO)
+@click.option(
+    "--until",
+    "expires_at",
+    type=INSTANT,
+    required=True,
+    help="When what is still held is released by itself.",
+)
+@click.option("--campaign", default="", help="Its messages settle the reservation.")
+@click.option("--list", "list_name", default="", help="The list that will spend them.")
+@enveloped
+def reserve(envelope: Envelope, amount: str, expires_at: int, campaign: str, list_name: str) -> None:
+    """Hold CREDITS of TENANT for something scheduled.
+
+    The reservation's id is the command's.
+    """
+    fields = {"credits": amount, "expires_at": expires_at, "campaign": campaign, "list": list_name}
+    carry_out(envelope, "reserve", fields)
+
+
+@click.command(context_settings=_TAKES_SIGNED_NUMBERS)
+@click.argument("tenant")
+@click.argument("reservation")
+@click.argument("amount", metavar="CREDITS", type=_ABOVE_ZERO)
+@enveloped
+def commit(envelope: Envelope, reservation: str, amount: str) -> None:
+    """Burn CREDITS of what RESERVATION of TENANT holds."""
+    carry_out(envelope, "commit_reservation", {"reservation": reservation, "credits": amount})
+
+
+@click.command(context_settings=_TAKES_SIGNED_NUMBERS)
+@click.argument("tenant")
+@click.argument("reservation")
+@click.argument("amount", metavar="[CREDITS]", required=False, type=_ABOVE_ZERO)
+@enveloped
+def release(envelope: Envelope, reservation: str, amount: str | None) -> None:
+    """Give back what RESERVATION of TENANT holds.
+
+    All of it, or as many CREDITS.
+    """
+    carry_out(envelope, "release_reservation", {"reservation": reservation, "credits": amount})
+
+
+CREDIT_COMMANDS = (grant, purchase, void, adjust, allocate, reserve, commit, release)
+"""In the order of the help."""
