@@ -76,6 +76,8 @@ class Period(Struct, gc=False, array_like=True):
     """What no grant covered in it and nothing has settled since; its closing bills it or writes it off."""
     units: dict[str, int] = {}
     """By kind: billed units of kinds the plan includes a quota of."""
+    is_ahead: bool = False
+    """Begun by a message of its time before the log reached its start: what rolls over has yet to."""
 
 
 class PlanInForce(Struct, gc=False, array_like=True):
@@ -191,6 +193,8 @@ class Account(Struct, array_like=True):
     reservations: dict[str, Reservation] = {}
     """By id, which is that of the command that made it; oldest first."""
     recharge: RechargeState | None = None
+    is_uncovered_owed: bool = True
+    """Whether the plan in force lets something pay off what is uncovered; else it is written off with its period."""
 
     @property
     def credits(self) -> int:
@@ -219,8 +223,13 @@ class Account(Struct, array_like=True):
 
     @property
     def available(self) -> int:
-        """What can be spent now: the credits valid at the account's time, less what is reserved or uncovered."""
-        return self.credits_at(self.clock_at) - self.reserved - self.uncovered
+        """What can be spent now: the credits valid at the account's time, less what is reserved or owed."""
+        return self.credits_at(self.clock_at) - self.reserved - self.owed
+
+    @property
+    def owed(self) -> int:
+        """What of the uncovered usage is still to be paid, by a grant or by a bill."""
+        return self.uncovered if self.is_uncovered_owed else 0
 
     def credits_at(self, at: int) -> int:
         """What remains of the grants valid at an instant."""

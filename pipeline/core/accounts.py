@@ -16,6 +16,7 @@ from pipeline.core.burning import Taken, burn, give_back, settle, taken_entries
 from pipeline.core.due import next_due
 from pipeline.core.ledger import (
     add_grant,
+    begin_those_ahead,
     change_allowance,
     close_periods,
     expire,
@@ -109,6 +110,7 @@ class LiveAccount:
             account.clock_at = max(account.clock_at, self.due_at)
             terms = self.terms_at(account.clock_at)
             grace = terms.plan.late_grace_milliseconds if terms else 0
+            account.is_uncovered_owed = terms is None or not terms.plan.is_written_off
             # What ends at an instant ends before what begins at it, so nothing of it is carried over; what is cut
             # off in the renewal ends then too.
             expired = expire(account, offset)
@@ -139,7 +141,7 @@ class LiveAccount:
         """Begins the periods that have come, and brings the allowance to the plan in force."""
         account = self.account
         now, began_at = account.clock_at, terms.effective_at
-        entries = []
+        entries = begin_those_ahead(account, terms.plan, offset)
         if not account.periods:
             entries += open_periods(account, max(began_at, now - grace), terms.plan, began_at, offset)
         entries += open_periods(account, now, terms.plan, began_at, offset)

@@ -208,6 +208,11 @@ class PlanTerms(Struct, frozen=True):
     money: MoneyTerms
     catalogue: str
 
+    @property
+    def is_written_off(self) -> bool:
+        """Whether nothing ever pays what no grant covered: it ends with its period."""
+        return self.overage == "hard_stop" and self.settled_by == "nothing"
+
 
 _decode = msgspec.json.Decoder(Plan).decode
 _encode = msgspec.json.Encoder(order="deterministic").encode

@@ -38,7 +38,7 @@ def expire_reservations(account: Account) -> None:
 
 def hold_within_credits(account: Account) -> None:
     """Lets go of what is held beyond the credits there are, newest reservation first."""
-    excess = account.reserved - max(account.credits_at(account.clock_at) - max(account.uncovered, 0), 0)
+    excess = account.reserved - max(account.credits_at(account.clock_at) - max(account.owed, 0), 0)
     for reservation_id in reversed(list(account.reservations)):
         if excess <= 0:
             return
