@@ -47,7 +47,7 @@ class Settings:
         secret=True,
     )
     application: str = _setting(
-        "msgmeter-v1", "consumer group and prefix of state topics; a state version is in it"
+        "msgmeter-v2", "consumer group and prefix of state topics; a state version is in it"
     )
     partitions: int = _setting(32, "partitions of messages.raw; chosen once")
     replication: int = _setting(1, "replicas of each topic")

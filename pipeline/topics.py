@@ -16,6 +16,7 @@ from pipeline.settings import Settings
 
 MESSAGES_RAW = "messages.raw"
 ACCOUNT_RESULTS = "account.results"
+ACCOUNT_RECHARGES = "account.recharges"
 USAGE_ALERTS = "usage.alerts"
 MESSAGES_REFUSED = "messages.refused"
 
@@ -69,6 +70,7 @@ def topics(settings: Settings) -> list[Topic]:
         for name, config in (
             (MESSAGES_RAW, raw),
             (ACCOUNT_RESULTS, answers),
+            (ACCOUNT_RECHARGES, answers),
             (USAGE_ALERTS, answers),
             (MESSAGES_REFUSED, answers),
             *((name, _changelog(settings) | insync) for name in changelog_names(settings.application)),

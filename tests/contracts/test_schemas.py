@@ -2,19 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import orjson
 import pytest
 from jsonschema import Draft202012Validator
 
-from pipeline.core.commands import _result
 from pipeline.core.account import Answer, Period
-from pipeline.core.outcomes import alert_document, refusal_document
+from pipeline.core.commands import _result
 from pipeline.core.instructions import Command
+from pipeline.core.outcomes import alert_document, refusal_document
+from pipeline.core.process import PartitionFold
 from pipeline.core.records import Message, decode_command, decode_message
 from pipeline.core.refusals import Refusal
+from tests.builders import HOUR, Log, plan, rules, run
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 NAMES = sorted(path.stem for path in SCHEMAS.glob("*.json"))
@@ -94,10 +96,12 @@ def test_reasons_are_those_of_the_closed_list(name: str) -> None:
 
 
 def assert_document(name: str, document: dict[str, Any]) -> None:
-    """A document of ours has the schema's fields, all of them and no other."""
+    """A document of ours has the schema's fields in their order: all that are required, and no other."""
     written = json.loads(orjson.dumps(document))
     Draft202012Validator(schema(name)).validate(written)
-    assert list(written) == schema(name)["required"] == list(schema(name)["properties"])
+    fields = list(schema(name)["properties"])
+    required = schema(name)["required"]
+    assert list(written) == [field for field in fields if field in required or field in written]
 
 
 @pytest.mark.parametrize(("used", "limit"), [(800_500_000, 1_000_000_000), (1_200_000_000, 1_000_000_000)])
@@ -113,9 +117,68 @@ def test_refusals_are_what_their_schema_says(reason: Refusal) -> None:
         assert_document("refusal.v1", document)
 
 
+COMMANDS = {struct.__struct_config__.tag: struct for struct in get_args(Command)}
+
+
 @pytest.mark.parametrize("refusal", ["", *(reason.value for reason in Refusal)])
-@pytest.mark.parametrize("example", ["set_plan", "grant", "tick"])
+@pytest.mark.parametrize("example", [*sorted(COMMANDS.keys() - {"authorise"}), "authorise_by_country"])
 def test_results_are_what_their_schema_says(example: str, refusal: str) -> None:
     command = decode_command((SCHEMAS / "examples" / "valid" / f"command.v1.{example}.json").read_bytes())
     assert not isinstance(command, Refusal)
     assert_document("result.v1", _result(command, Answer(command.id, b"", refusal, -30_000), 7, 88))
+
+
+def test_every_command_has_a_valid_example_and_an_invalid_one() -> None:
+    for folder in ("valid", "invalid"):
+        examples = (SCHEMAS / "examples" / folder).glob("command.v1.*.json")
+        documents = [json.loads(path.read_bytes()) for path in examples]
+        shown = {document.get("type") for document in documents if isinstance(document, dict)}
+        assert COMMANDS.keys() <= shown
+
+
+def every_command() -> Log:
+    """A log in which each command is accepted at least once, under a plan that recharges."""
+    log = Log()
+    recharge = {"level_credits": "100", "block_credits": "500", "price": "20"}
+    priced = {"policy": "negative", "price": "0.02", "settled_by": "purchases"}
+    log.set_plan(plan("1000", recharge=recharge, overage=priced, currency="USD"))
+    log.grant("50", cost="5", currency="USD", command_id="g1")
+    log.grant("70", valid_months=12)
+    log.command("void_grant", grant="purchase:g1")
+    log.command("adjust", credits="-20")
+    log.command("adjust", credits="30")
+    log.command("allocate", list="north", credits="100")
+    log.command("reserve", "r1", credits="60", expires_at=log.now + HOUR)
+    log.command("commit_reservation", reservation="r1", credits="10")
+    log.command("release_reservation", reservation="r1")
+    log.command("mark_contacts", contacts=["+14155550100"], state="active")
+    log.command("set_organization", organization="ward")
+    sending = {"count": 5, "country": "US"}
+    log.command("authorise", sendings=[sending], reserve_until=log.now + HOUR)
+    log.command("authorise", body="hello", recipients=["+14155550100"])
+    log.messages(1000)
+    log.command("confirm_recharge", recharge="recharge-1")
+    log.now += 2 * HOUR
+    log.messages(600)
+    log.command("decline_recharge", recharge="recharge-2")
+    log.tick()
+    return log
+
+
+def test_what_commands_are_really_answered_is_what_the_schema_says() -> None:
+    results = list(run(every_command()).effects.results.values())
+    assert {result["type"] for result in results if result["outcome"] == "accepted"} == COMMANDS.keys()
+    described = set(schema("result.v1")["properties"]["details"]["properties"])
+    said: set[str] = set()
+    for result in results:
+        assert_document("result.v1", result)
+        said |= result.get("details", {}).keys()
+    assert said == described
+
+
+def test_requests_to_recharge_are_what_their_schema_says() -> None:
+    fold = PartitionFold(0, rules())
+    fold.fold(fold.admit(every_command().records))
+    assert [request["id"] for request in fold.outcomes.recharges] == ["recharge-1", "recharge-2"]
+    for request in fold.outcomes.recharges:
+        assert_document("recharge.v1", request)
