@@ -4,8 +4,9 @@
 milliseconds, closes an *epoch* of all partitions at once, so one insert carries them all. Every few epochs it
 is also a *checkpoint*. The order is the proof that nothing is lost or counted twice:
 
-1. facts, and the ledger's entries, are stored;
-2. alerts, results, refusals and forwards are written to Kafka and acknowledged by the broker;
+1. facts, the ledger's entries and the marks of contacts are stored;
+2. alerts, recharges, refusals and forwards are written to Kafka, and these and all results of the epoch's commands
+   are acknowledged by the broker;
 3. at a checkpoint: usage windows and account snapshots, which are absolute, are stored;
 4. at a checkpoint: tables are written, identities and windows first, accounts last, each acknowledged;
 5. at a checkpoint: the chunks are acknowledged in order, and Faust is asked to commit their offsets.
@@ -14,6 +15,12 @@ A crash anywhere replays from the committed offset. Steps 1 to 3 replace themsel
 offset it has applied, and as accounts come last, an account that has seen a record proves that identities and
 windows have. An epoch ends at the same offsets in outcomes and in state, because both are taken in one step of
 the event loop; folding goes on meanwhile, one epoch ahead at the most.
+
+Results do not wait for step 1: they are sent as soon as their chunk is folded, because whoever sent the command
+waits, and an insert takes longer than folding. That is safe, since a result is a function of the log alone, as the
+account that answers is: whatever is lost after it was sent, the same record folded again by whomever gives the same
+result under the same command id. And none is lost: an account in the tables no longer answers what it has applied,
+but step 4 comes after the acknowledgement of step 2, and until then the command is folded again.
 
 A revoked partition's fold is dropped; its successor folds the same records again. When ClickHouse is away the
 epoch stays open for as long as it takes: folding stops one epoch ahead, queues fill, fetching pauses, and the
@@ -24,10 +31,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from clickhouse_connect.driver.client import Client
 
@@ -37,26 +43,19 @@ from pipeline.clickhouse.facts import fact_columns
 from pipeline.clickhouse.snapshots import ALERTS, CONTACTS, ENTRIES, USAGE
 from pipeline.core.admission import Admitted
 from pipeline.core.identity_deltas import StoredCharge
-from pipeline.core.outcomes import FACT_COLUMNS, Fact, Outcomes, refusal_document
+from pipeline.core.outcomes import Fact, Outcomes
 from pipeline.core.process import PartitionFold, StateChanges
-from pipeline.core.refusals import Refusal
 from pipeline.core.rules import Rules
-from pipeline.errors import Transient
 from pipeline.settings import Settings
 from pipeline.stream import storing
-from pipeline.stream.figures import observe_epoch
+from pipeline.stream.figures import observe_epoch, observe_results
 from pipeline.stream.partitions import ChunkEvent, OwnedPartition, Tables
-from pipeline.stream.publishing import publications, publish
+from pipeline.stream.publishing import answers, publications, publish
 from pipeline.stream.tables import NotOwnedError
+from pipeline.stream.until_stored import UntilStored
 
 _log = logging.getLogger(__name__)
 
-_TENANT, _ID, _OFFSET, _PARTITION, _RECEIVED = (
-    FACT_COLUMNS.index(name)
-    for name in ("tenant", "message_id", "kafka_offset", "kafka_partition", "received_at")
-)
-_LONGEST_RETRY_SECONDS = 15.0
-_Answer = TypeVar("_Answer")
 _Columns = list[list[Any]]
 _OWNERSHIP_RETRY_SECONDS = 0.5
 
@@ -71,6 +70,8 @@ class Epoch:
     """At a checkpoint: changes and the chunks they cover."""
     snapshots: list[tuple[Table, _Columns]]
     """At a checkpoint: rows of the absolute tables, made at once, as folding goes on changing what they show."""
+    answered: list[asyncio.Task[None]]
+    """Results on their way to the broker."""
 
     @property
     def facts(self) -> list[Fact]:
@@ -105,10 +106,10 @@ class Meter:
         self._owns = owns
         self._commit = commit
         self._generation = generation
-        # Two threads: one insert at a time, and look-ups that need not wait for it.
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="clickhouse")
+        self._until_stored = UntilStored()
         self._tokens = storing.Tokens()
         self.partitions: dict[int, OwnedPartition] = {}
+        self._answered: list[asyncio.Task[None]] = []
         self._rows = 0
         self._rows_since_checkpoint = 0
         self._checkpoint_at = time.monotonic()
@@ -118,7 +119,6 @@ class Meter:
         self._room = asyncio.Event()
         self._room.set()
         self._closing = asyncio.Lock()
-        self._close_now = False
         self._stopping = False
 
     # Chunks in.
@@ -152,8 +152,17 @@ class Meter:
         owned.events.append(event)
         owned.folded_offset = chunk.last_offset
         owned.last_received_at = chunk.records[-1].timestamp
-        self._count(len(chunk.records), commands=bool(owned.fold.outcomes.results))
+        self._answer(owned.fold)
+        self._count(len(chunk.records))
         chunk.release()
+
+    def _answer(self, fold: PartitionFold) -> None:
+        """Sends the results of the chunk just folded; the epoch waits for the broker to have them."""
+        results, fold.outcomes.results = fold.outcomes.results, []
+        if results:
+            observe_results(results)
+            records = answers(results, self._settings.partitions)
+            self._answered.append(asyncio.create_task(publish(self._producer(), records)))
 
     async def _look_up(
         self, fold: PartitionFold, admitted: Sequence[Admitted]
@@ -197,15 +206,14 @@ class Meter:
             owned = self.partitions[partition] = OwnedPartition(fold, generation_id, start_offset - 1)
         return owned
 
-    def _count(self, rows: int, *, commands: bool) -> None:
+    def _count(self, rows: int) -> None:
         if not self._rows:
+            # A first row starts the epoch's time.
             self._opened_at = time.monotonic()
+            self._wake.set()
         self._rows += rows
         if self._rows >= self._settings.epoch_rows:
             self._room.clear()
-        if commands or self._rows == rows or self._rows >= self._settings.epoch_rows:
-            # A command is answered at once; a first row starts the epoch's time; a full epoch is closed.
-            self._close_now = commands or self._rows >= self._settings.epoch_rows
             self._wake.set()
 
     def revoke(self, partitions: set[int]) -> None:
@@ -230,9 +238,9 @@ class Meter:
         await self.close_epoch(checkpoint=True)
 
     async def _until_due(self) -> None:
-        """Returns when the open epoch is full, old enough or holds a command; or a checkpoint is due."""
+        """Returns when the open epoch is full or old enough, or a checkpoint is due."""
         while not self._stopping:
-            if self._close_now and self._rows:
+            if self._rows >= self._settings.epoch_rows:
                 return
             now = time.monotonic()
             due_at = self._opened_at + self._settings.epoch_milliseconds / 1000 if self._rows else None
@@ -262,14 +270,12 @@ class Meter:
             epoch = self._take(checkpoint=checkpoint)
             started_at = time.monotonic()
             await self._store(epoch)
-            await publish(
-                self._producer(),
-                [
-                    record
-                    for outcomes in epoch.outcomes.values()
-                    for record in publications(outcomes, self._settings.partitions)
-                ],
-            )
+            records = [
+                record
+                for outcomes in epoch.outcomes.values()
+                for record in publications(outcomes, self._settings.partitions)
+            ]
+            await asyncio.gather(publish(self._producer(), records), *epoch.answered)
             observe_epoch(epoch.outcomes.values(), time.monotonic() - started_at)
             if checkpoint:
                 started_at = time.monotonic()
@@ -290,12 +296,12 @@ class Meter:
         else:
             self._rows_since_checkpoint += self._rows
         self._rows = 0
-        self._close_now = False
+        answered, self._answered = self._answered, []
         self._room.set()
         snapshots = storing.snapshots(
             [(owned.fold.partition, changes) for owned, changes, _ in state], self._rules.plan_at
         )
-        return Epoch(outcomes, state, snapshots)
+        return Epoch(outcomes, state, snapshots, answered)
 
     async def _store(self, epoch: Epoch) -> None:
         """Step 1, and what is derived from stored facts alone."""
@@ -307,7 +313,8 @@ class Meter:
                 lambda: storing.insert_facts(self._clickhouse(), columns, token)
             )
             for index in unstorable:
-                _refuse_unstorable(epoch, facts[index])
+                refusal = storing.unstorable_refusal(facts[index])
+                epoch.outcomes[refusal["partition"]].refusals.append(refusal)
         entries = [
             (partition, tenant, entry)
             for partition, outcomes in epoch.outcomes.items()
@@ -371,26 +378,3 @@ class Meter:
         if columns and columns[0]:
             token = self._tokens.next()
             await self._until_stored(lambda: storing.insert_rows(self._clickhouse(), table, columns, token))
-
-    async def _until_stored(self, call: Callable[[], _Answer]) -> _Answer:
-        """Runs a blocking call in a thread until it does not fail for a passing reason."""
-        loop = asyncio.get_running_loop()
-        delay_seconds = 0.0
-        while True:
-            try:
-                return await loop.run_in_executor(self._threads, call)
-            except Transient as error:
-                metrics.INSERT_FAILURES.inc()
-                delay_seconds = min(max(error.retry_after_seconds, delay_seconds * 2), _LONGEST_RETRY_SECONDS)
-                _log.warning("ClickHouse is away, trying again in %.1f s: %s", delay_seconds, error)
-                await asyncio.sleep(delay_seconds)
-
-
-def _refuse_unstorable(epoch: Epoch, fact: Fact) -> None:
-    """Records a fact ClickHouse does not take; its content is in messages.raw at the position given."""
-    partition = fact[_PARTITION]
-    epoch.outcomes[partition].refusals.append(
-        refusal_document(
-            partition, fact[_OFFSET], Refusal.UNSTORABLE, b"", fact[_TENANT], fact[_ID], fact[_RECEIVED]
-        )
-    )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from pipeline import metrics
 from pipeline.core.identity import NEVER_AT
-from pipeline.core.outcomes import FACT_COLUMNS, Outcomes
+from pipeline.core.outcomes import FACT_COLUMNS, Document, Outcomes
 from pipeline.stream.partitions import OwnedPartition
 
 _RECEIVED, _CREDITS = (FACT_COLUMNS.index(name) for name in ("received_at", "credits_micros"))
@@ -41,6 +41,12 @@ def observe_epoch(of_partitions: Iterable[Outcomes], seconds: float) -> None:
     metrics.LAST_EPOCH.set_to_current_time()
 
 
+def observe_results(results: Iterable[Document]) -> None:
+    """Count commands by what they are answered, once they are folded."""
+    for result in results:
+        metrics.COMMANDS.labels(result["outcome"]).inc()
+
+
 def _count(outcomes: Outcomes) -> None:
     metrics.CREDITS.inc(sum(fact[_CREDITS] for fact in outcomes.facts) / 1_000_000)
     metrics.REROUTED.inc(len(outcomes.forwards))
@@ -50,8 +56,6 @@ def _count(outcomes: Outcomes) -> None:
         metrics.REFUSED.labels(refusal["reason"]).inc()
     for alert in outcomes.alerts:
         metrics.ALERTS.labels(alert["level"]).inc()
-    for result in outcomes.results:
-        metrics.COMMANDS.labels(result["outcome"]).inc()
 
 
 def read_state(

@@ -1,4 +1,4 @@
-"""The Kafka effects of epochs: alerts, results, refusals and forwarded records.
+"""The Kafka effects of folding: results at once; with an epoch, alerts, recharges, refusals and forwarded records.
 
 Each carries an id made of the log, so a repeat is recognised by whoever reads it. `publish` returns when the
 broker has acknowledged all of them.
@@ -13,7 +13,13 @@ import orjson
 from pipeline.core.outcomes import Document, Outcomes
 from pipeline.core.partitions import partition_of
 from pipeline.stream.batches import Headers, append_records
-from pipeline.topics import ACCOUNT_RESULTS, MESSAGES_RAW, MESSAGES_REFUSED, USAGE_ALERTS
+from pipeline.topics import (
+    ACCOUNT_RECHARGES,
+    ACCOUNT_RESULTS,
+    MESSAGES_RAW,
+    MESSAGES_REFUSED,
+    USAGE_ALERTS,
+)
 
 
 class Publication(NamedTuple):
@@ -26,11 +32,16 @@ class Publication(NamedTuple):
     headers: Headers
 
 
+def answers(results: Iterable[Document], partitions: int) -> list[Publication]:
+    """The results of commands, in log order."""
+    return [_document(ACCOUNT_RESULTS, result, partitions) for result in results]
+
+
 def publications(outcomes: Outcomes, partitions: int) -> list[Publication]:
-    """All that an epoch of one partition has to say to other programs, in log order per topic."""
+    """What an epoch of one partition has to say to other programs besides results, in log order per topic."""
     return [
         *(_document(USAGE_ALERTS, alert, partitions) for alert in outcomes.alerts),
-        *(_document(ACCOUNT_RESULTS, result, partitions) for result in outcomes.results),
+        *(_document(ACCOUNT_RECHARGES, request, partitions) for request in outcomes.recharges),
         *(_document(MESSAGES_REFUSED, refusal, partitions) for refusal in outcomes.refusals),
         *(
             Publication(MESSAGES_RAW, partition_of(each.key, partitions), each.key, each.value, each.headers)

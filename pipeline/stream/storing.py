@@ -22,9 +22,10 @@ from pipeline.core.account_details import account_details, encode_details
 from pipeline.core.amounts import MICROS
 from pipeline.core.due import next_due
 from pipeline.core.identity_deltas import StoredCharge
-from pipeline.core.outcomes import ContactMark, Document
+from pipeline.core.outcomes import FACT_COLUMNS, ContactMark, Document, Fact, refusal_document
 from pipeline.core.plans import PlanTerms
 from pipeline.core.process import StateChanges
+from pipeline.core.refusals import Refusal
 from pipeline.core.usage import Window, usage_entries
 
 SECOND_MILLISECONDS = 1_000
@@ -45,6 +46,20 @@ class Tokens:
 def insert_facts(client: Client, columns: Sequence[Sequence[Any]], token: str) -> list[int]:
     """Stores facts; gives the indexes of rows that ClickHouse does not take."""
     return insert_isolating(client, FACTS, columns, token)
+
+
+def unstorable_refusal(fact: Fact) -> Document:
+    """The refusal of a fact ClickHouse does not take; its content is in messages.raw at the position given."""
+    of = dict(zip(FACT_COLUMNS, fact, strict=True))
+    return refusal_document(
+        of["kafka_partition"],
+        of["kafka_offset"],
+        Refusal.UNSTORABLE,
+        b"",
+        of["tenant"],
+        of["message_id"],
+        of["received_at"],
+    )
 
 
 def insert_rows(client: Client, table: Table, columns: Sequence[Sequence[Any]], token: str) -> None:

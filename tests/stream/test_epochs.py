@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from pipeline.clickhouse.facts import FACTS
-from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE
+from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, CONTACTS, ENTRIES, USAGE
 from pipeline.core.partitions import partition_of
 from pipeline.core.rules import Rules
 from pipeline.errors import Transient
@@ -26,7 +26,7 @@ from pipeline.stream.cutter import Chunk
 from pipeline.stream.epochs import Meter
 from pipeline.stream.partitions import Tables
 from pipeline.stream.tables import NotOwnedError
-from pipeline.topics import ACCOUNT_RESULTS, MESSAGES_REFUSED, USAGE_ALERTS
+from pipeline.topics import ACCOUNT_RECHARGES, ACCOUNT_RESULTS, MESSAGES_REFUSED, USAGE_ALERTS
 from tests.builders import HOUR, Log, Record, plan, rules
 
 COLUMN = {name: position for position, (name, _) in enumerate(FACTS.columns)}
@@ -75,11 +75,11 @@ class Service:
 
 
 class Producer:
-    """A broker that acknowledges after a while, or refuses with `failure`."""
+    """A broker that acknowledges after a while, or refuses a topic's records with what `failures` has for it."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        self.failure: Exception | None = None
+        self.failures: dict[str, Exception] = {}
 
     def create_batch(self) -> BatchBuilder:
         return BatchBuilder(65_536, 0)
@@ -90,8 +90,8 @@ class Producer:
 
     async def _answer(self, topic: str) -> SimpleNamespace:
         await asyncio.sleep(0)
-        if self.failure is not None:
-            raise self.failure
+        if topic in self.failures:
+            raise self.failures[topic]
         self.journal.append(f"-{topic}")
         return SimpleNamespace(offset=0)
 
@@ -199,7 +199,17 @@ def stage() -> Iterator[Callable[..., Scene]]:
     yield make
     for scene in scenes:
         scene.service.may_answer.set()
-        scene.meter._threads.shutdown()
+        scene.meter._until_stored.shutdown()
+
+
+def an_eventful_log() -> Log:
+    """A plan, two messages that reach every level and let credits be asked for, a contact, and no message."""
+    log = Log()
+    log.set_plan(plan("2", recharge={"level_credits": "1", "block_credits": "5", "price": "0"}))
+    log.messages(2)
+    log.command("mark_contacts", contacts=["+14155550100"], state="active")
+    log.append(b"acme", b"no message")
+    return log
 
 
 def a_log(count: int = 2, tenant: str = "acme", allowance: str = "1000") -> Log:
@@ -213,24 +223,37 @@ async def test_facts_then_publications_then_snapshots_then_tables_then_acks(
     stage: Callable[..., Scene],
 ) -> None:
     scene = stage()
-    log = a_log(allowance="2")
-    log.append(b"acme", b"no message")
+    log = an_eventful_log()
     await scene.take(log)
     await scene.meter.close_epoch(checkpoint=True)
     steps = [
-        {FACTS.name, ENTRIES.name, ALERTS.name},
-        {USAGE_ALERTS, ACCOUNT_RESULTS, MESSAGES_REFUSED},
+        {FACTS.name, ENTRIES.name, CONTACTS.name, ALERTS.name},
+        {USAGE_ALERTS, ACCOUNT_RECHARGES, MESSAGES_REFUSED},
         {USAGE.name, ENTRIES.name, ACCOUNTS.name},
         {"identities", "windows"},
         {"accounts"},
     ]
-    told = list(scene.journal)
+    told = [line for line in scene.journal if line[1:] != ACCOUNT_RESULTS]
+    first = told[:2]
     for step in steps:
         lines = {sign + name for sign in "+-" for name in step}
         assert set(told[: len(lines)]) == lines
         del told[: len(lines)]
-    assert told == ["ack 3", "commit"]
-    assert scene.journal[:2] == [f"+{FACTS.name}", f"-{FACTS.name}"]
+    assert told == ["ack 4", "commit"]
+    assert first == [f"+{FACTS.name}", f"-{FACTS.name}"]
+    assert scene.journal.index(f"-{ACCOUNT_RESULTS}") < scene.journal.index(f"+{USAGE.name}")
+
+
+async def test_results_are_told_before_anything_of_their_epoch_is_stored(
+    stage: Callable[..., Scene],
+) -> None:
+    scene = stage()
+    log = an_eventful_log()
+    await scene.take(log)
+    await asyncio.gather(*scene.meter._answered)
+    assert scene.journal == [f"+{ACCOUNT_RESULTS}", f"-{ACCOUNT_RESULTS}"]
+    await scene.meter.close_epoch(checkpoint=True)
+    assert scene.journal.count(f"+{ACCOUNT_RESULTS}") == 1, "they are told once"
 
 
 async def test_an_epoch_that_is_no_checkpoint_keeps_and_acknowledges_nothing(
@@ -248,12 +271,13 @@ async def test_an_epoch_that_is_no_checkpoint_keeps_and_acknowledges_nothing(
     assert [offset for offset, _ in scene.service.charged] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("topic", [USAGE_ALERTS, ACCOUNT_RECHARGES, MESSAGES_REFUSED, ACCOUNT_RESULTS])
 async def test_what_the_broker_does_not_take_is_raised_and_nothing_is_acknowledged(
-    stage: Callable[..., Scene],
+    stage: Callable[..., Scene], topic: str
 ) -> None:
     scene = stage()
-    scene.producer.failure = KafkaError("gone")
-    await scene.take(a_log())
+    scene.producer.failures[topic] = KafkaError("gone")
+    await scene.take(an_eventful_log())
     with pytest.raises(KafkaError, match="gone"):
         await scene.meter.close_epoch(checkpoint=True)
     assert not scene.done(f"+{USAGE.name}", "+identities", "+windows", "+accounts", "ack", "commit")
@@ -373,7 +397,8 @@ async def test_a_revoked_partition_is_not_taken_up_again_from_tables_that_can_st
     await waiting
     assert not scene.meter.partitions
     await scene.meter.close_epoch(checkpoint=True)
-    assert not scene.done("+", "ack")
+    # The plan's result was told when it was folded, and whoever folds it next tells the same.
+    assert scene.done("+", "ack") == [f"+{ACCOUNT_RESULTS}"]
 
 
 async def _scene_with_an_old_identity(scene: Scene) -> Log:

@@ -1,0 +1,44 @@
+"""Blocking ClickHouse calls, in threads, for as long as it takes.
+
+Takes a call; gives its answer, or raises what will not pass by itself. Calls in threads run beside the event loop,
+which goes on folding. Never decides what is stored: a call that is repeated has to replace itself.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from pipeline import metrics
+from pipeline.errors import Transient
+
+_log = logging.getLogger(__name__)
+
+_LONGEST_RETRY_SECONDS = 15.0
+_Answer = TypeVar("_Answer")
+
+
+class UntilStored:
+    """Runs calls until they do not fail for a passing reason; at most two at a time."""
+
+    def __init__(self) -> None:
+        # Two threads: one insert at a time, and look-ups that need not wait for it.
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="clickhouse")
+
+    async def __call__(self, call: Callable[[], _Answer]) -> _Answer:
+        """The call's answer; waits after a passing failure, twice as long each time, and repeats it."""
+        loop = asyncio.get_running_loop()
+        delay_seconds = 0.0
+        while True:
+            try:
+                return await loop.run_in_executor(self._threads, call)
+            except Transient as error:
+                metrics.INSERT_FAILURES.inc()
+                delay_seconds = min(max(error.retry_after_seconds, delay_seconds * 2), _LONGEST_RETRY_SECONDS)
+                _log.warning("ClickHouse is away, trying again in %.1f s: %s", delay_seconds, error)
+                await asyncio.sleep(delay_seconds)
+
+    def shutdown(self) -> None:
+        """Ends the threads; for tests, as a worker's end with its process."""
+        self._threads.shutdown()
