@@ -7,16 +7,19 @@ divided among them here, and nowhere else.
 from pipeline.core.plans import Plan
 from pipeline.core.rules import HOUR_MILLISECONDS, Rules
 from pipeline.data import load_plan, load_rate_cards
-from pipeline.settings import Settings
+from pipeline.settings import Settings, SettingsError
 
 
 def make_rules(settings: Settings, default_plan: Plan | None = None) -> Rules:
     """The rules of folds; `default_plan` wins over the setting.
 
-    Raises ValueError naming the presets there are when the setting's default plan is none of them.
+    Raises ValueError naming the presets there are when the setting's default plan is none of them, and
+    SettingsError for a plan that cannot be one.
     """
     if default_plan is None and settings.default_plan:
         default_plan = load_plan(settings.default_plan)
+    if default_plan is not None and default_plan.ends_after_days:
+        raise SettingsError(f"{default_plan.name} cannot be the default plan: a trial begins with a command")
     return Rules(
         cards=load_rate_cards(),
         partitions=settings.partitions,

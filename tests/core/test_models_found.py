@@ -7,8 +7,11 @@ import orjson
 import pytest
 
 from pipeline.core.instructions import Command
+from pipeline.data import load_plan
 from pipeline.logfile import read_log
-from tests.builders import NOON
+from pipeline.rules import make_rules
+from pipeline.settings import Settings, SettingsError
+from tests.builders import DAY, NOON, Log, instant, plan, run
 
 COMMAND_TYPES = [command.__struct_config__.tag for command in get_args(Command)]
 
@@ -19,3 +22,37 @@ def test_a_log_file_knows_every_command_there_is(tmp_path: Path, command_type: s
     path = tmp_path / "log.jsonl"
     path.write_bytes(orjson.dumps({"type": command_type, "tenant": "acme", "effective_at": NOON}))
     assert [record.is_plain_command for record in read_log(path)] == [True]
+
+
+def test_who_subscribes_after_a_trial_has_credits_at_once() -> None:
+    """The trial's allowance had lapsed, so the plan that followed waited for the next period to give its own."""
+    log = Log(now=instant("2026-02-02T12:00"))
+    log.set_plan(plan("100", ends_after_days=14))
+    log.now = instant("2026-02-20T12:00")
+    log.set_plan(plan("500"))
+    log.message(segments=5, body=None)
+    log.now += DAY
+    log.set_plan(plan("600"))
+    log.tick()
+    worker = run(log)
+    account = worker.account()
+    assert (account.balance, account.uncovered) == (595_000_000, 0)
+    assert sum(entry.amount for entry in worker.effects.entries.values()) == account.balance
+    (period,) = account.periods
+    assert period.limit - period.used == account.balance
+
+
+def test_a_trial_that_is_over_gives_nothing_again() -> None:
+    log = Log(now=instant("2026-02-02T12:00"))
+    log.set_plan(plan("100", ends_after_days=14))
+    for day in ("2026-02-16T00:00", "2026-02-25T00:00", "2026-03-05T00:00"):
+        log.tick(instant(day))
+    assert run(log).account().balance == 0
+
+
+@pytest.mark.parametrize("settings", [Settings(default_plan="trial"), Settings()])
+def test_a_trial_is_no_default_plan(settings: Settings) -> None:
+    """It would have no beginning: the first message ended the worker with an overflow."""
+    given = None if settings.default_plan else load_plan("trial")
+    with pytest.raises(SettingsError, match="trial cannot be the default plan"):
+        make_rules(settings, given)
