@@ -1,0 +1,98 @@
+"""Every scenario gives what is written down, and a further model needs data alone."""
+
+import shutil
+from pathlib import Path
+
+import orjson
+import pytest
+
+from pipeline.core.refusals import Refusal
+from tests.golden.models.scenarios import (
+    MODELS,
+    PLANS,
+    expected_path,
+    rendered,
+    run,
+    scenario_names,
+    with_presets,
+)
+
+NAMES = scenario_names()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_scenario_gives_what_is_expected(name: str) -> None:
+    """`python -m tests.golden.rewrite` accepts what changed; look at the diff."""
+    assert rendered(run(name)) == expected_path(name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_in_a_scenario_is_refused_as_a_record(name: str) -> None:
+    """A slip of the pen in a log would pass for a rule of the model; answers of commands are another thing."""
+    report = run(name)
+    assert report.refusals == []
+    wrong = {Refusal.FIELD_MISSING, Refusal.FIELD_INVALID, Refusal.PLAN_INVALID, Refusal.TENANT_UNKNOWN}
+    assert [result for result in report.results if result["reason"] in wrong] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_entries_explain_every_balance(name: str) -> None:
+    report = run(name)
+    sums = dict.fromkeys(report.accounts, 0)
+    for tenant, entry in report.entries:
+        sums[tenant] += entry.amount
+    assert sums == {tenant: account.balance for tenant, account in report.accounts.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_scenario_speaks_of_the_preset_it_is_named_by(name: str) -> None:
+    log = (MODELS / name / "log.jsonl").read_text("utf-8")
+    assert (PLANS / f"{name}.json").is_file()
+    assert f'"name":"{name}"' in log
+    assert with_presets(log.splitlines()) == log, "python -m tests.golden.rewrite brings plans up to date"
+
+
+def test_every_preset_is_in_a_scenario() -> None:
+    logs = "".join((MODELS / name / "log.jsonl").read_text("utf-8") for name in NAMES)
+    unused = [path.stem for path in PLANS.glob("*.json") if f'"name":"{path.stem}"' not in logs]
+    assert unused == ["starter"], "which is for a first look, and no billing model"
+
+
+def test_a_further_model_is_a_plan_file_and_a_folder(tmp_path: Path) -> None:
+    """Weekend texting: 10 credits a month, received messages free, what is beyond billed at 0.05."""
+    plans, models = tmp_path / "plans", tmp_path / "models"
+    shutil.copytree(PLANS, plans)
+    folder = models / "free_inbox"
+    folder.mkdir(parents=True)
+    plan = {
+        "name": "free_inbox",
+        "zone": "UTC",
+        "anchor_day": 1,
+        "allowance_credits": "10",
+        "rate_card": "standard",
+        "rates": [
+            {"kind": "sms", "direction": "inbound", "credits": "0", "per": "segment"},
+            {"kind": "sms", "credits": "1", "per": "segment"},
+        ],
+        "overage": {"policy": "arrears", "price": "0.05"},
+        "currency": "EUR",
+    }
+    (plans / "free_inbox.json").write_bytes(orjson.dumps(plan))
+    at = "2025-03-01T00:00:00Z"
+    message = {"tenant": "sixth", "source": "g", "kind": "sms", "occurred_at": at, "status_at": at}
+    sent = {"direction": "outbound", "status": "sent", "to": "+14155550100", "from": "Sixth", "segments": 30}
+    got = {"direction": "inbound", "status": "received", "to": "Sixth", "from": "+14155550100", "segments": 9}
+    lines = [
+        {"type": "set_plan", "id": "p", "tenant": "sixth", "effective_at": at, "plan": {"name": "free_inbox"}},
+        message | {"id": "1"} | sent,
+        message | {"id": "2"} | got,
+        {"type": "tick", "id": "t", "tenant": "sixth", "effective_at": "2025-04-05T00:00:00Z"},
+    ]
+    log = with_presets((orjson.dumps(line).decode() for line in lines), plans)
+    (folder / "log.jsonl").write_text(log, encoding="utf-8")
+
+    assert scenario_names(models) == ["free_inbox"]
+    report = run("free_inbox", models)
+    assert rendered(report)
+    (bill,) = [entry for _, entry in report.entries if entry.kind == "arrears"]
+    assert (bill.amount, bill.money_micros, bill.currency) == (20_000_000, 1_000_000, "EUR")
