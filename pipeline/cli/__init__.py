@@ -15,6 +15,7 @@ from pipeline.settings import SettingsError
 _MODULE_BY_COMMAND = {
     "up": "pipeline.cli.up:up",
     "worker": "pipeline.cli.run:worker",
+    "schedule": "pipeline.cli.schedule:schedule",
     "migrate": "pipeline.cli.run:migrate",
     "settings": "pipeline.cli.run:settings",
     "generate": "pipeline.cli.traffic:generate",

@@ -9,7 +9,8 @@ import click
 from pipeline.cli.answers import Cell, grouped, show_json, show_table
 from pipeline.cli.traffic import now
 from pipeline.clickhouse.client import connect
-from pipeline.clickhouse.queries import account_of_tenant
+from pipeline.clickhouse.queries import AccountSnapshot, account_of_tenant
+from pipeline.core.account_details import decode_details
 from pipeline.core.amounts import format_credits, parse_credits
 from pipeline.core.packages import OTHERS, Catalogue, Package, Reach, named_countries, reach
 from pipeline.core.plans import Plan
@@ -51,7 +52,7 @@ def list_packages(name: str | None, as_json: bool) -> None:
     "--catalogue", type=CATALOGUE, help="Where PACKAGE is offered, if several offer one of this id."
 )
 @click.option("--plan", "preset", type=click.Choice(plan_names()), help="By the prices of this plan.")
-@click.option("--tenant", help="By the prices of this tenant's plan.")
+@click.option("--tenant", help="By the prices of the preset this tenant's plan is named after.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def show_reach(
     package_id: str, catalogue: str | None, preset: str | None, tenant: str | None, as_json: bool
@@ -107,14 +108,26 @@ def find_package(package_id: str, catalogue: str) -> tuple[Catalogue, Package]:
 
 def catalogue_of_tenant(tenant: str) -> str:
     """Name the catalogue that is offered to a tenant; ends the command where its plan names none."""
-    plan = _plan_of_tenant(tenant)
-    if not plan.catalogue:
-        raise click.UsageError(f"Plan {plan.name} of {tenant} names no catalogue: give --catalogue")
-    return plan.catalogue
+    account = _account(tenant)
+    catalogue = decode_details(account.details).plan.catalogue
+    if not catalogue:
+        raise click.UsageError(f"Plan {account.plan!r} of {tenant} names no catalogue: give --catalogue")
+    return catalogue
 
 
 def _plan_of_tenant(tenant: str) -> Plan:
     """The preset that the tenant's plan is named after; ends the command where there is none."""
+    name = _account(tenant).plan
+    if name not in plan_names():
+        presets = ", ".join(plan_names())
+        raise click.UsageError(
+            f"Plan {name!r} of {tenant} is none of {presets}: --plan says by the prices of which to reckon"
+        )
+    return load_plan(name)
+
+
+def _account(tenant: str) -> AccountSnapshot:
+    """The tenant's account; ends the command with exit code 1 where there is none."""
     account = account_of_tenant(connect(load_settings().clickhouse), tenant)
     if account is None:
         click.echo(
@@ -123,12 +136,7 @@ def _plan_of_tenant(tenant: str) -> Plan:
             err=True,
         )
         raise click.exceptions.Exit(1)
-    if account.plan not in plan_names():
-        raise click.UsageError(
-            f"Plan {account.plan!r} of {tenant} is none of {', '.join(plan_names())}:"
-            " give --catalogue, and --plan for prices"
-        )
-    return load_plan(account.plan)
+    return account
 
 
 def _validity(package: Package) -> str:

@@ -1,9 +1,9 @@
 """`msgmeter up`: the whole pipeline on this machine, with a sample gateway, and figures to watch.
 
-Takes how much traffic and where data lives; starts broker, ClickHouse, `migrate`, one worker and `generate`,
-and shows their figures until Ctrl-C, SIGTERM or `--for`. On a terminal that is a view, else a line every few
-seconds. Figures go to standard output, what happens to processes to standard error. Everything stays in the
-directory: the next start goes on where this one ended.
+Takes how much traffic and where data lives; starts broker, ClickHouse, `migrate`, one worker, `schedule` and
+`generate`, and shows their figures until Ctrl-C, SIGTERM or `--for`. On a terminal that is a view, else a line
+every few seconds. Figures go to standard output, what happens to processes to standard error. Everything stays
+in the directory: the next start goes on where this one ended.
 """
 
 import os
@@ -41,7 +41,7 @@ _LINE_SECONDS = 5.0
 _SAMPLE_SECONDS = 1.0
 _STOP_SECONDS = 30.0
 _LOG_LINES = 3
-_PROCESS_NAMES = ("broker", "clickhouse", "migrate", "worker", "gateway")
+_PROCESS_NAMES = ("broker", "clickhouse", "migrate", "worker", "scheduler", "gateway")
 
 
 @click.command()
@@ -138,6 +138,7 @@ def _commands(metrics_url: str, rate: int, tenants: int, seed: int) -> list[Comm
         Command("migrate", [*own, "migrate"], once=True),
         # Ready when it answers, not when it has recovered: that may take as long as its state is large.
         Command("worker", [*own, "worker"], ready=partial(_answers, metrics_url)),
+        Command("scheduler", [*own, "schedule"]),
         # The default plan gives alerts within minutes; the plans of `generate` are cut for a million records.
         Command("gateway", [*own, "generate", "--no-plans", *traffic]),
     ]
@@ -160,7 +161,7 @@ def _start(stack: Stack, console: Console) -> None:
         with console.status("looking for Kafka's jars"):
             kafka_jars()
     if not console.is_terminal:
-        console.print("starting broker, ClickHouse, worker and gateway")
+        console.print("starting broker, ClickHouse, worker, scheduler and gateway")
         stack.start()
         console.print("all running")
         return

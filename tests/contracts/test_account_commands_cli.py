@@ -428,11 +428,15 @@ def test_reach_is_told_by_country_at_the_prices_of_a_plan() -> None:
 
 @pytest.fixture
 def stored(clickhouse: EmbeddedClickHouse, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Accounts of one tenant for each plan, named after it."""
+    """Accounts of tenants, each named after its plan."""
     url = f"{clickhouse.url}/{database}"
     client = connect(url)
     apply_migrations(client)
-    rows = [{"tenant": name, "plan": name} for name in ("country_credits", "starter", "own")]
+    details = {"country_credits": "standard", "starter": "", "own": "blocks"}
+    rows = [
+        {"tenant": name, "plan": name, "details": orjson.dumps({"plan": {"catalogue": catalogue}}).decode()}
+        for name, catalogue in details.items()
+    ]
     insert(client, ACCOUNTS, columns_of(ACCOUNTS, *rows), "accounts")
     client.close()
     monkeypatch.setenv("MSGMETER_CLICKHOUSE", url)
@@ -452,8 +456,7 @@ def test_a_tenant_buys_from_the_catalogue_of_its_plan(settings: Settings, run: R
 @pytest.mark.parametrize(
     ("tenant", "exit_code", "text"),
     [
-        ("starter", 2, "Plan starter of starter names no catalogue: give --catalogue"),
-        ("own", 2, "Plan 'own' of own is none of"),
+        ("starter", 2, "Plan 'starter' of starter names no catalogue: give --catalogue"),
         ("nobody", 1, "no account of tenant 'nobody'"),
     ],
 )
@@ -470,3 +473,6 @@ def test_where_no_catalogue_is_known_one_is_asked_for(
 def test_reach_is_told_at_the_prices_of_a_tenants_plan(run: Run) -> None:
     result = run("packages", "reach", "block-500", "--tenant", "starter")
     assert result.stdout.splitlines()[0] == "Block of 500 for 5 USD, at the prices of plan starter"
+    unknown = run("packages", "reach", "block-500", "--tenant", "own")
+    assert unknown.exit_code == 2
+    assert "Plan 'own' of own is none of" in " ".join(unknown.stderr.split())
