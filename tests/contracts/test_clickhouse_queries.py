@@ -2,30 +2,45 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from time import perf_counter
 from zoneinfo import ZoneInfo
 
 import pytest
 from clickhouse_connect.driver.client import Client
 from clickhouse_rows import NOON, columns_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.clickhouse.client import connect, insert
+from pipeline.clickhouse.facts import FACTS
 from pipeline.clickhouse.migrate import SQL_DIRECTORY, apply_migrations
 from pipeline.clickhouse.queries import (
     AccountSnapshot,
+    LabelUsage,
     LedgerEntry,
+    OrganizationUsage,
     PeriodUsage,
     StoredAlert,
     TenantUsage,
     account_of_tenant,
+    accounts_due,
     alerts_of_tenant,
+    balance_before,
+    contacts_of_tenant,
     entries_of_tenant,
+    messages_of_tenant,
+    organization_accounts,
+    organization_usage,
     top_tenants,
+    usage_by_label,
     usage_by_period,
 )
-from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE
+from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, CONTACTS, ENTRIES, USAGE
+from pipeline.core.contacts import ContactCounts, count_contacts
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
 
 HOUR = 3_600_000
+DAY = 24 * HOUR
 QUARTER = 900_000
 
 
@@ -50,7 +65,7 @@ def settle(request: pytest.FixtureRequest, client: Client) -> object:
         )
 
     if request.param == "unmerged":
-        for table in (USAGE, ACCOUNTS, ENTRIES, ALERTS):
+        for table in (FACTS, USAGE, ACCOUNTS, ENTRIES, CONTACTS, ALERTS):
             client.command(f"SYSTEM STOP MERGES {table.name}")
     return merge if request.param == "merged" else keep
 
@@ -251,6 +266,267 @@ def test_statement_lists_each_entry_once_with_its_last_amount(client: Client, se
         LedgerEntry("g", "grant", "g1", 0, 50, 50, "command-1", NOON, NOON + 2, 9, "USD"),
         LedgerEntry("u1", "usage", "g1", NOON, -8, None, "", NOON + 1, NOON, 0, ""),
     ]
+
+
+def test_a_balance_is_the_sum_of_the_entries_before_an_instant(client: Client, settle) -> None:
+    rows = [
+        {"entry_id": "a", "amount_micros": 100, "effective_at": NOON - 2},
+        {"entry_id": "b", "amount_micros": -30, "effective_at": NOON - 1},
+        {"entry_id": "c", "amount_micros": -7, "effective_at": NOON},
+        {"entry_id": "theirs", "tenant": "other", "effective_at": NOON - 1},
+    ]
+    for version in (1, 2):
+        insert(
+            client, ENTRIES, columns_of(ENTRIES, *({**row, "version": version} for row in rows)), str(version)
+        )
+    settle("ledger_entries")
+    assert [balance_before(client, "acme", NOON + after) for after in (-2, -1, 0, 1)] == [0, 100, 70, 63]
+    assert balance_before(client, "nobody", NOON) == 0
+
+
+# Organizations and what is due.
+
+
+def test_an_organization_has_the_tenants_that_belong_to_it_now(client: Client, settle) -> None:
+    rows = [
+        {"tenant": "b", "organization": "ward", "version": 2, "due_at": None},
+        {"tenant": "a", "organization": "ward", "version": 2},
+        {"tenant": "left", "organization": "ward", "version": 1},
+        {"tenant": "theirs", "organization": "other", "version": 2},
+        {"tenant": "nobody's", "version": 2},
+    ]
+    insert(client, ACCOUNTS, columns_of(ACCOUNTS, *rows), "1")
+    insert(client, ACCOUNTS, columns_of(ACCOUNTS, {"tenant": "left", "version": 2}), "2")
+    settle("account_snapshots")
+    accounts = organization_accounts(client, "ward")
+    assert [(each.tenant, each.organization, each.due_at) for each in accounts] == [
+        ("a", "ward", NOON + 1),
+        ("b", "ward", None),
+    ]
+    assert accounts[0] == account_of_tenant(client, "a")
+
+
+def test_usage_of_an_organization_is_the_sum_of_its_tenants(client: Client, settle) -> None:
+    accounts = [{"tenant": name, "organization": "ward"} for name in ("a", "b")] + [{"tenant": "c"}]
+    insert(client, ACCOUNTS, columns_of(ACCOUNTS, *accounts), "accounts")
+    store_usage(
+        client,
+        *({"tenant": name, "messages": 10**i} for i, name in enumerate("abc")),
+        {"tenant": "a", "kind": "mms", "window_start": NOON // 1000 + 900, "messages": 1000},
+    )
+    settle("usage_15m")
+    bounds = [NOON, NOON + QUARTER, NOON + 2 * QUARTER]
+    of_all = organization_usage(client, "ward", bounds)
+    assert [(row.starts_at, row.messages) for row in of_all] == [(NOON, 11), (NOON + QUARTER, 1000)]
+    assert organization_usage(client, "ward", bounds, ["tenant", "kind"]) == [
+        OrganizationUsage(NOON, "a", "sms", "", "", "", 1, 1, 1, 1_000_000),
+        OrganizationUsage(NOON, "b", "sms", "", "", "", 10, 1, 1, 1_000_000),
+        OrganizationUsage(NOON + QUARTER, "a", "mms", "", "", "", 1000, 1, 1, 1_000_000),
+    ]
+    singly = [usage_by_period(client, tenant, bounds, ["kind"]) for tenant in ("a", "b")]
+    together = organization_usage(client, "ward", bounds, ["kind"])
+    assert sum(row.messages for rows in singly for row in rows) == sum(row.messages for row in together)
+    assert organization_usage(client, "", bounds)[0].messages == 100
+
+
+def test_accounts_due_are_those_whose_last_snapshot_says_so(client: Client, settle) -> None:
+    rows = [
+        {"tenant": "late", "due_at": NOON - 5},
+        {"tenant": "now", "due_at": NOON},
+        {"tenant": "soon", "due_at": NOON + 1},
+        {"tenant": "never", "due_at": None},
+        {"tenant": "was", "due_at": NOON - 9},
+    ]
+    insert(client, ACCOUNTS, columns_of(ACCOUNTS, *rows), "1")
+    insert(client, ACCOUNTS, columns_of(ACCOUNTS, {"tenant": "was", "due_at": NOON + 9, "version": 1}), "2")
+    settle("account_snapshots")
+    assert accounts_due(client, NOON, 10) == [("late", NOON - 5), ("now", NOON)]
+    assert accounts_due(client, NOON, 1) == [("late", NOON - 5)]
+
+
+# Facts.
+
+
+def test_messages_are_told_newest_first_and_only_those_asked_for(client: Client, settle) -> None:
+    rows = [
+        {"message_id": "early", "occurred_at": NOON - 1},
+        {"message_id": "m1", "list": "north", "campaign": "spring", "category": "campaign"},
+        {"message_id": "m2", "occurred_at": NOON + 1, "list": "north", "category": "messaging"},
+        {"message_id": "m3", "occurred_at": NOON + 2, "member": "ann", "inbox": "desk", "category": ""},
+        {"message_id": "late", "occurred_at": NOON + 3},
+        {"message_id": "theirs", "tenant": "other"},
+    ]
+    for token in ("token", "after a crash"):
+        insert(client, FACTS, columns_of(FACTS, *rows), token)
+    settle("rated_messages")
+
+    def ids(limit: int = 10, **kept: str) -> list[str]:
+        return [each.message_id for each in messages_of_tenant(client, "acme", NOON, NOON + 3, limit, **kept)]
+
+    assert ids() == ["m3", "m2", "m1"]
+    assert ids(2) == ["m3", "m2"]
+    assert ids(list_name="north") == ["m2", "m1"]
+    assert ids(list_name="") == ["m3"]
+    assert ids(campaign="spring") == ["m1"]
+    assert ids(list_name="north", category="messaging") == ["m2"]
+    (newest,) = messages_of_tenant(client, "acme", NOON + 2, NOON + 3, 1)
+    assert (newest.member, newest.inbox, newest.occurred_at, newest.messages) == ("ann", "desk", NOON + 2, 1)
+    assert newest.grants == {"g1": 1_000_000}
+
+
+def test_usage_by_label_sums_facts_and_refunds(client: Client, settle) -> None:
+    rows = [
+        {"message_id": "m1", "list": "north", "member": "ann", "campaign": "spring", "inbox": "desk"},
+        {"message_id": "m2", "list": "north", "member": "bob", "segments": 2, "quantity": 2},
+        {"message_id": "m3", "list": "south", "occurred_at": NOON + DAY},
+        {
+            "message_id": "refund of m1", "list": "north", "member": "ann", "campaign": "spring", "messages": 0,
+            "inbox": "desk", "segments": 0, "quantity": -1, "credits_micros": -1_000_000,
+        },
+        {"message_id": "m4"},
+        {"message_id": "early", "occurred_at": NOON - 1},
+        {"message_id": "theirs", "tenant": "other"},
+    ]  # fmt: skip
+    for token in ("token", "after a crash"):
+        insert(client, FACTS, columns_of(FACTS, *rows), token)
+    settle("rated_messages")
+    bounds = [NOON, NOON + DAY, NOON + 2 * DAY]
+    assert usage_by_label(client, "acme", bounds, "list") == [
+        LabelUsage(NOON, "", 1, 1, 1, 1_000_000),
+        LabelUsage(NOON, "north", 2, 3, 2, 1_000_000),
+        LabelUsage(NOON + DAY, "south", 1, 1, 1, 1_000_000),
+    ]
+
+    def messages(label: str) -> dict[str, int]:
+        rows = usage_by_label(client, "acme", bounds[:2], label)  # type: ignore[arg-type]
+        return {row.label: row.messages for row in rows}
+
+    assert messages("member") == {"": 1, "ann": 1, "bob": 1}
+    assert messages("campaign") == {"": 2, "spring": 1}
+    assert messages("inbox") == {"": 2, "desk": 1}
+
+
+# Contacts.
+
+
+@pytest.mark.parametrize(
+    ("state", "last", "counts"),
+    [
+        #        marked      messaged                          active, inactive, removed
+        pytest.param(None, None, (0, 0, 0), id="unknown"),
+        pytest.param("active", None, (1, 0, 0), id="marked active"),
+        pytest.param("inactive", None, (0, 0, 0), id="marked inactive"),
+        pytest.param("removed", None, (0, 0, 0), id="removed"),
+        pytest.param(None, NOON, (1, 0, 0), id="messaged now"),
+        pytest.param(None, NOON + 1, (0, 0, 0), id="messaged afterwards"),
+        pytest.param(None, NOON - 60 * DAY + 1, (1, 0, 0), id="messaged in the last of 60 days"),
+        pytest.param(None, NOON - 60 * DAY, (0, 0, 0), id="messaged 60 days ago"),
+        pytest.param("inactive", NOON, (1, 1, 0), id="inactive but messaged"),
+        pytest.param("removed", NOON, (1, 0, 1), id="removed but messaged"),
+        pytest.param("inactive", NOON - 60 * DAY, (0, 0, 0), id="inactive and not messaged for 60 days"),
+    ],
+)
+def test_a_contact_counts_while_it_is_active_or_was_messaged(
+    client: Client, state: str | None, last: int | None, counts: tuple[int, int, int]
+) -> None:
+    other = {"tenant": "other", "contact_hash": 1, "state": "active"}
+    marks = [other] if state is None else [other, {"contact_hash": 7, "state": state}]
+    insert(client, CONTACTS, columns_of(CONTACTS, *marks), "marks")
+    rows = [{"message_id": "theirs", "tenant": "other"}]
+    if last is not None:
+        rows.append({"message_id": "m1", "occurred_at": last, "counterparty_hash": 7})
+    insert(client, FACTS, columns_of(FACTS, *rows), "facts")
+    assert contacts_of_tenant(client, "acme", NOON, 60) == ContactCounts(*counts)
+
+
+def test_the_last_mark_of_a_contact_holds_and_a_message_counts_once(client: Client, settle) -> None:
+    for version, state in ((2, "inactive"), (1, "active"), (3, "removed")):
+        row = {"contact_hash": 7, "state": state, "version": version}
+        insert(client, CONTACTS, columns_of(CONTACTS, row), str(version))
+    rows = [{"message_id": f"m{i}", "counterparty_hash": 7} for i in range(3)]
+    insert(client, FACTS, columns_of(FACTS, *rows), "facts")
+    settle("contact_marks")
+    assert contacts_of_tenant(client, "acme", NOON, 60) == ContactCounts(active=1, inactive=0, removed=1)
+
+
+def test_neither_a_refund_nor_who_writes_in_is_messaged(client: Client) -> None:
+    rows = [
+        {"message_id": "refund", "messages": 0, "quantity": -1},
+        {"message_id": "in", "direction": "inbound"},
+    ]
+    insert(client, FACTS, columns_of(FACTS, *rows), "facts")
+    assert contacts_of_tenant(client, "acme", NOON, 60) == ContactCounts(0, 0, 0)
+
+
+_contacts = st.integers(1, 12)
+_instants = st.integers(NOON - 4 * DAY, NOON)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    messages=st.lists(st.tuples(_contacts, _instants), max_size=30),
+    marks=st.lists(st.tuples(_contacts, st.sampled_from(["active", "inactive", "removed"])), max_size=20),
+    days=st.integers(1, 4),
+)
+def test_the_query_counts_contacts_as_the_core_does(
+    client: Client, messages: list[tuple[int, int]], marks: list[tuple[int, str]], days: int
+) -> None:
+    for table in (FACTS, CONTACTS):
+        client.command(f"TRUNCATE TABLE {table.name}")
+    insert(
+        client,
+        FACTS,
+        columns_of(
+            FACTS,
+            *(
+                {"message_id": f"m{i}", "counterparty_hash": contact, "occurred_at": at}
+                for i, (contact, at) in enumerate(messages)
+            ),
+        ),
+        str(messages),
+    )
+    insert(
+        client,
+        CONTACTS,
+        columns_of(
+            CONTACTS,
+            *(
+                {"contact_hash": contact, "state": state, "version": offset}
+                for offset, (contact, state) in enumerate(marks)
+            ),
+        ),
+        str(marks),
+    )
+    last = {contact: max(at for each, at in messages if each == contact) for contact, _ in messages}
+    expected = count_contacts(last, dict(marks), NOON, days)
+    assert contacts_of_tenant(client, "acme", NOON, days) == expected
+
+
+def test_a_million_contacts_are_counted_exactly(client: Client) -> None:
+    """One message to each of a million, one each ten seconds back from noon, and a mark for every third."""
+    count, odd = 1_000_000, 0x9E3779B97F4A7C15
+    values = "number, toUInt64(number) * 11400714819323198485 AS hash"
+    client.command(f"""
+        INSERT INTO rated_messages
+            (tenant, message_key, kind, direction, occurred_at, counterparty_hash, quantity, version)
+        SELECT 'acme', reinterpretAsFixedString(toUInt128(number)), 'sms', 'outbound',
+            fromUnixTimestamp64Milli(toInt64({NOON} - number * 10000), 'UTC'), hash, 1, number
+        FROM (SELECT {values} FROM numbers({count}))
+        SETTINGS optimize_on_insert = 0
+    """)
+    client.command(f"""
+        INSERT INTO contact_marks (tenant, contact_hash, state, version)
+        SELECT 'acme', hash, ['active', 'inactive', 'removed'][intDiv(number % 9, 3) + 1], number
+        FROM (SELECT {values} FROM numbers({count})) WHERE number % 3 = 0
+    """)
+    states = ["active", "inactive", "removed"]
+    last = {number * odd % 2**64: NOON - number * 10_000 for number in range(count)}
+    marks = {number * odd % 2**64: states[number % 9 // 3] for number in range(0, count, 3)}
+    started = perf_counter()
+    counted = contacts_of_tenant(client, "acme", NOON, 60)
+    print(f"counted in {perf_counter() - started:.3f} s")  # noqa: T201 - for whoever runs it with -s
+    assert counted == count_contacts(last, marks, NOON, 60)
+    assert counted.active > 500_000
 
 
 def test_every_named_query_is_explained_and_free_of_values() -> None:
