@@ -4,7 +4,7 @@
 the stream does, against `Tables` and `Effects` that outlive it, so that a crash is a line of a test.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,7 +17,8 @@ from pipeline.core.account import Account, Entry
 from pipeline.core.identity_deltas import StoredCharge
 from pipeline.core.outcomes import FACT_COLUMNS, Outcomes
 from pipeline.core.plans import Plan, decode_plan
-from pipeline.core.process import PartitionFold, StateChanges
+from pipeline.core.process import PartitionFold, StateChanges, Stored
+from pipeline.core.refunds import NO_OFFSET, StoredMessage, refund_key
 from pipeline.core.rules import Rules
 from pipeline.core.signing import signed_headers
 from pipeline.core.usage import usage_entries
@@ -187,7 +188,7 @@ def writes(changes: StateChanges) -> list[tuple[str, bytes, bytes | None, int]]:
 class Effects:
     """What was carried out, by the keys under which a repetition is recognised; all of it replaces itself."""
 
-    facts: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    facts: dict[bytes, tuple[Any, ...]] = field(default_factory=dict)
     alerts: dict[str, dict[str, Any]] = field(default_factory=dict)
     results: dict[int, dict[str, Any]] = field(default_factory=dict)
     refusals: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
@@ -201,7 +202,7 @@ class Effects:
     def take(self, outcomes: Outcomes) -> None:
         """Carries out an epoch. What is carried out again must be what it was."""
         for fact in outcomes.facts:
-            self._once(self.facts, fact[AT["kafka_offset"]], fact)
+            self._once(self.facts, fact[AT["message_key"]], fact)
         for alert in outcomes.alerts:
             self._once(self.alerts, alert["id"], alert)
         for result in outcomes.results:
@@ -256,6 +257,7 @@ class Worker:
         self.tables = tables or Tables()
         self.effects = effects or Effects()
         self._own = deepcopy(self.tables)
+        self._taken = Outcomes()
         self.fold = PartitionFold(
             partition,
             given,
@@ -270,21 +272,46 @@ class Worker:
         if not records:
             return
         admitted = self.fold.admit(records)
-        stored = self.stored_charges()
-        asked = {key for _, key in self.fold.look_ups(admitted)}
-        self.fold.fold(admitted, {key: charge for key, charge in stored.items() if key in asked})
+        self.fold.fold(
+            admitted,
+            self.stored(
+                {key for _, key in self.fold.look_ups(admitted)},
+                {key for _, key in self.fold.refund_look_ups(admitted)},
+            ),
+        )
         self.fold.applied(records[-1].offset)
 
-    def stored_charges(self) -> Mapping[bytes, StoredCharge]:
+    def stored(self, charges: Iterable[bytes], messages: Iterable[bytes]) -> Stored:
         """What the stored facts say of identities."""
-        return {
-            fact[AT["message_key"]]: StoredCharge(fact[AT["kafka_offset"]], fact[AT["fingerprint"]])
-            for fact in self.effects.facts.values()
-        }
+        facts = self.effects.facts
+        refunds = {key: facts.get(refund_key(key)) for key in messages}
+        return Stored(
+            {
+                key: StoredCharge(facts[key][AT["kafka_offset"]], facts[key][AT["fingerprint"]])
+                for key in charges
+                if key in facts
+            },
+            {
+                key: StoredMessage(facts[key], refund[AT["kafka_offset"]] if refund else NO_OFFSET)
+                for key, refund in refunds.items()
+                if key in facts
+            },
+        )
 
     def close_epoch(self) -> None:
         """Carries out what was decided."""
-        self.effects.take(self.fold.take_outcomes())
+        self.take_epoch()
+        self.carry_out()
+
+    def take_epoch(self) -> None:
+        """Takes what was decided, to be carried out while folding goes on; what was taken before is, by now."""
+        self.carry_out()
+        self._taken = self.fold.take_outcomes()
+
+    def carry_out(self) -> None:
+        """Carries out what was taken."""
+        taken, self._taken = self._taken, Outcomes()
+        self.effects.take(taken)
 
     def checkpoint(self) -> StateChanges:
         """Carries out what was decided and takes the changes that a checkpoint writes."""

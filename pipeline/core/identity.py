@@ -14,8 +14,8 @@ Invariants
 - What the index answers for a record is a function of the log up to that record. Charged identities may be
   evicted at any time after their rows are stored, because the same answer is then found there
   (`occurred_at <= horizon_at` says when to look).
-- For a record at or below `applied_offset` (a replay after a crash) the index changes nothing and answers
-  as it did then: the record charges iff it is the charging record.
+- For a record at or below `applied_offset` (a replay after a crash) the index changes nothing and answers as it
+  did then: the record charges iff it is the charging record, and refunds iff `refunded` has its offset.
 
 It is persisted as deltas, each one value with its own applied offset, so each is a valid state by itself:
 an open delta is rewritten at every checkpoint until it is large, then sealed.
@@ -34,14 +34,18 @@ from pipeline.core.identity_deltas import (
     Span,
     decode_delta,
     delta_key,
+    drop_obsolete,
     encode_delta,
 )
+from pipeline.core.outcomes import Fact
 
 KEY_BYTES = 16
 SEALED_WEIGHT = 4096
 """New and changed identities after which a delta is sealed; 4 096 x 28 B is rewritten at most per checkpoint."""
 CUT_WEIGHT = 16_384
 """A delta is sealed even between checkpoints at this size, to stay well under the largest Kafka value."""
+REFUND_WEIGHT = 16
+"""Of a refund's charge, which is some 400 bytes, in units of a charged identity's 28 bytes."""
 OPEN_MILLISECONDS = 3_600_000
 """A delta is sealed after this time, so that eviction, which drops whole deltas, stays fine-grained."""
 NEVER_AT = -(1 << 62)
@@ -72,6 +76,8 @@ class IdentityIndex:
         self.horizon_at = NEVER_AT
         self.pending: dict[bytes, Draft] = {}
         self.charged_drafts: dict[int, Draft] = {}
+        self.refunded: dict[int, Fact] = {}
+        """By offset of a record that is still to be replayed: the charge that it took back."""
         self._highs = array("Q")
         self._lows = array("Q")
         self._words = array("Q")
@@ -87,6 +93,7 @@ class IdentityIndex:
         self._pending_changes: dict[bytes, Draft | None] = {}
         self._pending_weight = 0  # of drafts in the open delta, in units of a charged identity's 28 bytes
         self._open_drafts: dict[int, Draft] = {}
+        self._open_refunded: dict[int, Fact] = {}
         self._received_from = self._received_until = 0
         self._occurred_until = NEVER_AT
         self._resize(1024)
@@ -172,6 +179,11 @@ class IdentityIndex:
         if occurred_at > self._occurred_until:
             self._occurred_until = occurred_at
 
+    def refund(self, offset: int, charge: Fact) -> None:
+        """Remembers that the record at `offset` took back this charge, for a replay of it."""
+        self._open_refunded[offset] = charge
+        self._pending_weight += REFUND_WEIGHT
+
     # Pending identities.
 
     def draft(self, key: bytes, received_at: int) -> Draft | None:
@@ -247,47 +259,32 @@ class IdentityIndex:
     def checkpoint(self, now: int) -> dict[bytes, bytes | None]:
         """The deltas to write since the last checkpoint, in order, and the ones that can go.
 
-        Drafts of charged records are needed for a replay only up to the commit that follows this checkpoint,
-        so the next call drops them.
+        What replays of charges and refunds need, they need only up to the commit that follows this checkpoint,
+        so the next call drops it.
         """
         changes: dict[bytes, bytes | None] = dict(self._sealed)
-        obsolete = self._obsolete(now, self._number - len(self._sealed))
+        oldest_draft = next(iter(self.pending.values()), None)
+        obsolete = drop_obsolete(
+            self._persisted,
+            first_unwritten=self._number - len(self._sealed),
+            kept_offset=self._kept_offset,
+            first_live=self._first + self._live,
+            first_pending=oldest_draft.first_offset if oldest_draft else self.applied_offset + 1,
+            pending_from=now - self.pending_milliseconds,
+        )
         self._sealed = []
         # A deletion without the horizon that goes with it would make its messages look new after a restart.
         if self._weight() or obsolete:
             key, value = self._delta()
             changes[key] = value
-            self._open_drafts = {}
+            self._open_drafts, self._open_refunded = {}, {}
             if self._weight() >= SEALED_WEIGHT or now - self._received_from >= OPEN_MILLISECONDS:
                 self._close()
-        self.charged_drafts = {
-            offset: draft for offset, draft in self.charged_drafts.items() if offset > self.folded_offset
-        }
+        for replayed in (self.charged_drafts, self.refunded):
+            for offset in [offset for offset in replayed if offset <= self.folded_offset]:
+                del replayed[offset]
         self._kept_offset = self.folded_offset
         return changes | dict.fromkeys(obsolete)
-
-    def _obsolete(self, now: int, first_unwritten: int) -> list[bytes]:
-        """The keys of deltas that nothing needs any more: no identity, no draft, no replay; oldest first.
-
-        None that is yet to be written: it may take back what an older one says.
-        """
-        keys = []
-        first_live = self._first + self._live
-        first_pending = (
-            next(iter(self.pending.values())).first_offset if self.pending else self.applied_offset + 1
-        )
-        while self._persisted:
-            oldest = self._persisted[0]
-            if (
-                oldest.number >= first_unwritten
-                or oldest.end > first_live
-                or oldest.applied_offset >= first_pending
-                or oldest.received_until + self.pending_milliseconds > now
-            ):
-                break
-            self._persisted.popleft()
-            keys.append(delta_key(oldest.number))
-        return keys
 
     def load(self, deltas: Iterable[bytes]) -> None:
         """Takes up the persisted deltas of a partition, in any order, into an empty index."""
@@ -330,6 +327,7 @@ class IdentityIndex:
             if draft is not None:
                 self.pending[key] = draft
         self.charged_drafts.update(delta.charged_drafts)
+        self.refunded.update(delta.refunded)
 
     def _weight(self) -> int:
         new = self._first + len(self._highs) - self._base + len(self._changed)
@@ -340,7 +338,7 @@ class IdentityIndex:
         self._pending_weight = 0
         self._changed = {}
         self._pending_changes = {}
-        self._open_drafts = {}
+        self._open_drafts, self._open_refunded = {}, {}
         self._received_from = self._received_until = self._spans[-1].received_until if self._spans else 0
         self._occurred_until = NEVER_AT
 
@@ -366,6 +364,7 @@ class IdentityIndex:
             received_until=self._received_until,
             occurred_until=self._occurred_until,
             horizon_at=self.horizon_at,
+            refunded=self._open_refunded,
         )
         if self._persisted and self._persisted[-1].number == self._number:
             self._persisted.pop()

@@ -3,6 +3,7 @@
 Takes and gives records; decides nothing. `IdentityIndex` says when a delta begins and ends, and when it can go.
 """
 
+from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from pipeline.core.kept import decode_kept, encode_kept
+from pipeline.core.outcomes import Fact
 from pipeline.core.records import Message
 
 
@@ -75,6 +77,8 @@ class IdentityDelta(Struct, array_like=True):
     occurred_until: int
     horizon_at: int
     """Every charged identity ever evicted occurred at or before this instant."""
+    refunded: dict[int, Fact] = {}
+    """By offset: the charges that records since the last checkpoint took back, for a replay of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,38 @@ class KeptDelta(NamedTuple):
     end: int
     applied_offset: int
     received_until: int
+
+
+def drop_obsolete(
+    persisted: deque[KeptDelta],
+    *,
+    first_unwritten: int,
+    kept_offset: int,
+    first_live: int,
+    first_pending: int,
+    pending_from: int,
+) -> list[bytes]:
+    """Takes off the oldest deltas that nothing needs any more, and gives their keys, oldest first.
+
+    Nothing needs one without an identity from sequence number `first_live` on, without a draft first heard of from
+    offset `first_pending` or instant `pending_from` on, and without a record that is replayed: those are above
+    `kept_offset`, where the checkpoint before ended. None that is yet to be written either, from number
+    `first_unwritten` on: it may take back what an older one says.
+    """
+    keys = []
+    while persisted:
+        oldest = persisted[0]
+        if (
+            oldest.number >= first_unwritten
+            or oldest.applied_offset > kept_offset
+            or oldest.end > first_live
+            or oldest.applied_offset >= first_pending
+            or oldest.received_until > pending_from
+        ):
+            break
+        persisted.popleft()
+        keys.append(delta_key(oldest.number))
+    return keys
 
 
 _decoder = msgspec.msgpack.Decoder(IdentityDelta)

@@ -2,50 +2,56 @@
 
     admit      bytes -> message or command, or a refusal; strays are forwarded   (admission.py)
     identify   the first record of an identity, another status of it, or a duplicate
-    count      segments of the body
-    locate     country of the counterparty
-    rate       micro-credits by tariff
-    fold       windows of usage; burn the account; alerts
-    emit       the fact, one row
+    charge     count, locate, rate, fold, burn, emit; and take back              (charging.py)
 
 Takes records in log order; gives `Outcomes` to carry out and, at a checkpoint, `StateChanges` to keep. Reads state
-through the two functions it was given. Never touches clocks, brokers or databases: look-ups of identities that
-are no longer held are asked for by `look_ups` and answered by the caller.
+through the two functions it was given. Never touches clocks, brokers or databases: what was stored of identities
+that are no longer held, and of messages that may be refunded, is asked for by `look_ups` and `refund_look_ups` and
+answered by the caller.
 
 Invariants
 - Outcomes and state are a function of the log, however it is cut into calls.
+- A message is charged once, iff a billable status was seen; refunded once, iff it was charged and a status was
+  seen that the plan refunds: whatever the order, at the record from which on both is so.
 - A record at or below an account's applied offset has no effect; at or below a window's or the identities' it
   has none there. State may therefore be kept value by value, accounts last, and replayed from anywhere before.
+- A record that the identities have applied and the account has not does to the account what it did the first time:
+  it charges iff the identities say that it charged, and refunds iff they remember the charge it took back.
+- Whether a message was refunded is said by the refund's fact alone, recent or stored: what is held of the identity
+  does not matter.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
+from typing import NamedTuple
 
 from pipeline.core.accounts import LiveAccount
 from pipeline.core.admission import Admission, Admitted, LogRecord
+from pipeline.core.charging import Charging
 from pipeline.core.commands import apply_command
-from pipeline.core.contacts import hashed
 from pipeline.core.identity import IdentityIndex
 from pipeline.core.identity_deltas import Draft, StoredCharge, agrees
 from pipeline.core.instructions import SetPlan, Tick
-from pipeline.core.numbering import locate
-from pipeline.core.outcomes import Outcomes, refusal_document
-from pipeline.core.rating import quantity
+from pipeline.core.outcomes import Fact, Outcomes, refusal_document
 from pipeline.core.records import STATUS_BITS, Message
+from pipeline.core.refunds import FINAL_FAILURES, Refunds, StoredMessage, with_status
 from pipeline.core.refusals import Refusal
-from pipeline.core.rules import HOUR_MILLISECONDS, Rules
-from pipeline.core.segments import MAX_SEGMENTS, measure, measure_as
+from pipeline.core.rules import Rules
+from pipeline.core.segments import MAX_SEGMENTS
 from pipeline.core.state import AccountChanges, Load, PartitionState
 from pipeline.core.terms import Terms
-from pipeline.core.usage import OTHER_CATEGORY, late_entries
-from pipeline.core.windows import WINDOW_MILLISECONDS, local_day
-
-LATE_MILLISECONDS = HOUR_MILLISECONDS
-"""A message received longer after it occurred is counted as late, for a metric only."""
 
 
-NOTHING_STORED: Mapping[bytes, StoredCharge] = {}
+class Stored(NamedTuple):
+    """What the stored rows say, by identity; what was never stored is left out."""
+
+    charges: Mapping[bytes, StoredCharge] = {}
+    """Answers `look_ups`."""
+    messages: Mapping[bytes, StoredMessage] = {}
+    """Answers `refund_look_ups`."""
+
+
+NOTHING_STORED = Stored()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +86,11 @@ class PartitionFold:
             pending_limit=rules.pending_limit,
         )
         self.identities.load(identity_deltas)
-        self._hash_counterparty = blake2b(digest_size=8, key=rules.counterparty_key[:64]).copy
         self._state = PartitionState(partition, rules, load_account, load_window, window_keys)
         self._accounts = self._state.accounts
-        # A record adds to a window's value until it is this old by the account's clock; then facts are summed.
-        self._window_held_milliseconds = rules.window_milliseconds + WINDOW_MILLISECONDS
+        self._charging = Charging(partition, rules, self._state)
+        self._charging.begin(self.outcomes)
+        self._refunds = Refunds(rules, self.identities, self._state, self._charging.recent)
         self._admission = Admission(partition, rules, self._accounts)
 
     # The steps that the shell calls.
@@ -102,10 +108,12 @@ class PartitionFold:
             if each.occurred_at <= horizon_at and each.identity and self.identities.find(each.identity) < 0
         ]
 
-    def fold(
-        self, admitted: Sequence[Admitted], stored: Mapping[bytes, StoredCharge] = NOTHING_STORED
-    ) -> None:
-        """Folds admitted records in log order; `stored` answers their `look_ups`."""
+    def refund_look_ups(self, admitted: Sequence[Admitted]) -> list[tuple[str, bytes]]:
+        """The (tenant, identity) pairs that may be refunded and whose charge is not among the recent facts."""
+        return self._refunds.look_ups(admitted)
+
+    def fold(self, admitted: Sequence[Admitted], stored: Stored = NOTHING_STORED) -> None:
+        """Folds admitted records in log order; `stored` answers their look-ups."""
         for each in admitted:
             if each.identity:
                 self._message(each, stored)
@@ -117,8 +125,12 @@ class PartitionFold:
         self.identities.advance(offset)
 
     def take_outcomes(self) -> Outcomes:
-        """The outcomes since the last call; they are the caller's from here on."""
+        """The outcomes since the last call; they are the caller's from here on, but not to be changed.
+
+        To be called once the facts of the call before have been stored: this one's are remembered until the next.
+        """
         outcomes, self.outcomes = self.outcomes, Outcomes()
+        self._charging.begin(self.outcomes)
         return outcomes
 
     def checkpoint(self) -> StateChanges:
@@ -166,7 +178,7 @@ class PartitionFold:
         apply_command(each.content, each.value, live, self.rules, self.partition, each.offset, self.outcomes)
         live.advance(now, each.offset, self.outcomes)
 
-    def _message(self, each: Admitted, stored: Mapping[bytes, StoredCharge]) -> None:
+    def _message(self, each: Admitted, stored: Stored) -> None:
         offset, appended_at, _, key, _, message, _, occurred_at, _ = each
         live = self._accounts.get(key) or self._state.account(key, message.tenant)
         account = live.account
@@ -189,42 +201,61 @@ class PartitionFold:
         live.is_dirty = True
         self._identify(each, live, terms, stored)
 
-    def _identify(
-        self, each: Admitted, live: LiveAccount, terms: Terms, stored: Mapping[bytes, StoredCharge]
-    ) -> None:
+    def _identify(self, each: Admitted, live: LiveAccount, terms: Terms, stored: Stored) -> None:
         """Tells the first record of a message from its further statuses, its repetitions and its replays."""
-        identities, offset = self.identities, each.offset
+        identities = self.identities
         slot = identities.find(each.identity)
-        if slot >= 0:
-            if identities.charged_by(slot) == offset:
-                # A replay of the record that charged: the account has not kept it yet.
-                self._charge(each, live, terms, identities.charged_drafts.get(offset))
-            elif offset > identities.applied_offset:
-                self._further_status(each, slot)
-            return
-        if offset <= identities.applied_offset:
-            return  # A replay of a record that did not charge.
-        if stored and self._was_stored(each, stored):
-            return
-        self._first_or_pending(each, live, terms)
-
-    def _was_stored(self, each: Admitted, stored: Mapping[bytes, StoredCharge]) -> bool:
-        """Whether an earlier record has charged this identity, as the stored rows say."""
-        known = stored.get(each.identity)
-        # A charge further on is our own, stored before a crash: this is its replay.
-        if known is None or known.offset >= each.offset:
-            return False
-        same = known.fingerprint == each.fingerprint
-        self._count("duplicates") if same else self._refuse(each, Refusal.IDENTITY_CONFLICT)
-        return True
-
-    def _further_status(self, each: Admitted, slot: int) -> None:
-        if self.identities.fingerprint_of(slot) != each.fingerprint:
-            self._refuse(each, Refusal.IDENTITY_CONFLICT)
-        elif self.identities.saw_status(slot, STATUS_BITS[each.content.status]):
-            self._count("statuses")
+        if each.offset <= identities.applied_offset:
+            self._replay(each, live, terms, slot)
+        elif slot >= 0:
+            self._further_status(each, live, terms, identities.fingerprint_of(slot), slot, stored)
         else:
-            self._count("duplicates")
+            known = stored.charges.get(each.identity) if stored.charges else None
+            # A charge further on is our own, stored before a crash: this is its replay.
+            if known is None or known.offset >= each.offset:
+                self._first_or_pending(each, live, terms)
+            else:
+                self._further_status(each, live, terms, known.fingerprint, slot, stored)
+
+    def _replay(self, each: Admitted, live: LiveAccount, terms: Terms, slot: int) -> None:
+        """Charges and refunds the account, which has not kept it yet, as the record did the first time."""
+        identities, offset = self.identities, each.offset
+        charge = identities.refunded.get(offset)
+        is_counted = charge is not None and self._charging.has_counted(each, live)
+        if slot >= 0 and identities.charged_by(slot) == offset:
+            self._charging.charge(each, live, terms, identities.charged_drafts.get(offset))
+        if charge is not None:
+            self._charging.refund(each, live, terms, charge, is_counted=is_counted)
+
+    def _further_status(
+        self, each: Admitted, live: LiveAccount, terms: Terms, fingerprint: int, slot: int, stored: Stored
+    ) -> None:
+        """Takes note of a record of a message that is charged already; refunds it where that is due."""
+        if fingerprint != each.fingerprint:
+            self._refuse(each, Refusal.IDENTITY_CONFLICT)
+            return
+        bit = STATUS_BITS[each.content.status]
+        is_new = slot >= 0 and self.identities.saw_status(slot, bit)
+        self._count("statuses" if is_new else "duplicates")
+        if bit & terms.refund_mask:
+            self._refund(each, live, terms, stored)
+
+    def _refund(self, each: Admitted, live: LiveAccount, terms: Terms, stored: Stored) -> None:
+        """Refunds a charged message that has failed, unless an earlier record did."""
+        charge = self._refunds.due(each, stored.messages)
+        if isinstance(charge, Refusal):
+            self._refuse(each, charge)
+        elif charge is not None:
+            is_counted = self._charging.has_counted(each, live)
+            self._take_back(
+                each, live, terms, with_status(charge, each.content.status), is_counted=is_counted
+            )
+
+    def _take_back(
+        self, each: Admitted, live: LiveAccount, terms: Terms, charge: Fact, *, is_counted: bool
+    ) -> None:
+        self.identities.refund(each.offset, charge)
+        self._charging.refund(each, live, terms, charge, is_counted=is_counted)
 
     def _first_or_pending(self, each: Admitted, live: LiveAccount, terms: Terms) -> None:
         """Charges an identity that was not charged yet, or keeps what this record says of it."""
@@ -234,10 +265,7 @@ class PartitionFold:
         draft = identities.draft(each.identity, each.appended_at) if identities.pending else None
         if draft is None:
             if bit & terms.billable_mask and not self._lacks_content(message):
-                if self._charge(each, live, terms, None):
-                    identities.charge(
-                        each.identity, each.offset, bit, each.fingerprint, each.appended_at, each.occurred_at
-                    )
+                self._charge(each, live, terms, bit, None)
                 return
             draft = Draft(each.appended_at, each.offset, each.fingerprint)
         elif not agrees(draft, message, each.fingerprint):
@@ -257,16 +285,26 @@ class PartitionFold:
         waited = identities.pending.get(each.identity)
         if waited is not None and waited.first_offset != draft.first_offset:
             self._give_up((waited,), each.appended_at)  # It was waited for too long, and this begins anew.
-        self._charge(each, live, terms, draft)
-        identities.charge(
-            each.identity,
-            each.offset,
-            draft.statuses,
-            each.fingerprint,
-            each.appended_at,
-            each.occurred_at,
-            draft,
+        self._charge(each, live, terms, draft.statuses, draft)
+
+    def _charge(
+        self, each: Admitted, live: LiveAccount, terms: Terms, statuses: int, draft: Draft | None
+    ) -> None:
+        """Charges a message by the first record that can; refunds it at once where it has failed already."""
+        failed = statuses & terms.refund_mask
+        is_counted = bool(failed) and self._charging.has_counted(each, live)
+        refusal = self._charging.charge(each, live, terms, draft)
+        if refusal is not None:
+            self._refuse(each, refusal)
+            return
+        self.identities.charge(
+            each.identity, each.offset, statuses, each.fingerprint, each.appended_at, each.occurred_at, draft
         )
+        if failed:
+            said = (each.content.status, *FINAL_FAILURES)
+            status = next(status for status in said if STATUS_BITS[status] & failed)
+            charge = with_status(self.outcomes.facts[-1], status)
+            self._take_back(each, live, terms, charge, is_counted=is_counted)
 
     def _learn(self, draft: Draft, each: Admitted, terms: Terms) -> Draft | None:
         """The draft with what this record adds; none when the record is refused or says nothing new."""
@@ -278,7 +316,7 @@ class PartitionFold:
             segments != message.segments if message.segments else not segments and message.body is not None
         )
         if message.kind == "sms" and is_told_more:
-            encoding, segments = self._segments(message, terms)
+            encoding, segments = self._charging.content(message, terms)
             if segments > MAX_SEGMENTS:
                 self._refuse(each, Refusal.TOO_MANY_SEGMENTS)
                 return None
@@ -303,87 +341,7 @@ class PartitionFold:
             recipients=max(recipients, message.recipients),
         )
 
-    def _charge(self, each: Admitted, live: LiveAccount, terms: Terms, draft: Draft | None) -> bool:
-        """Counts, locates, rates, folds, burns and emits one message; false when it was refused."""
-        message: Message = each.content
-        outcomes = self.outcomes
-        offset, _, received_at, key, _, _, identity, occurred_at, fingerprint = each
-        kind, direction = message.kind, message.direction
-        if draft is None:
-            encoding, segments = self._segments(message, terms) if kind == "sms" else ("", 0)
-            if segments > MAX_SEGMENTS:
-                self._refuse(each, Refusal.TOO_MANY_SEGMENTS)
-                return False
-            status: str = message.status
-            category, listed, campaign = message.category, message.list, message.campaign
-            member, inbox = message.member, message.inbox
-            given_country, recipients = message.country, message.recipients
-        else:
-            encoding, segments, category = draft.encoding, draft.segments, draft.category
-            status, listed, campaign = draft.status, draft.list, draft.campaign
-            member, inbox = draft.member, draft.inbox
-            given_country, recipients = draft.country, draft.recipients
-        # An email address belongs to no country; a domain says nothing about who pays.
-        country = given_country or ""
-        if kind != "email" and not country:
-            country = locate(direction, message.to, message.from_, None)[0]
-        rate = terms.plan.tariff.rate(kind, direction, country, category, occurred_at)
-        if rate.is_fallback:
-            self._count("unrated")
-        start = occurred_at - occurred_at % WINDOW_MILLISECONDS
-        window = live.windows.get(start) or self._state.window(key, live, start)
-        if window.is_full and (kind, direction, country, category) not in window.cells:
-            category = OTHER_CATEGORY
-        units = quantity(rate.per, segments, recipients)
-        amount = units * rate.micros
-        grant_id, grant_micros, further, lapsed, period_start = live.charge(
-            amount, occurred_at, offset, outcomes, listed, campaign
-        )
-        if kind in terms.plan.quotas:
-            live.count_units(kind, units, period_start)
-        split = (grant_id, grant_micros, further)
-        is_own_period = period_start <= occurred_at
-        is_held = start > live.account.clock_at - self._window_held_milliseconds
-        if not is_held:
-            self._count("windows_recomputed")
-            outcomes.recomputed[live.tenant, start] = offset
-        elif offset > window.applied_offset:
-            window.add(offset, (kind, direction, country, category), segments, units, amount)
-            if is_own_period:
-                window.add_burned(split, lapsed)
-            live.changed_windows[start] = window
-        if not (is_held and is_own_period):
-            # Where it counts in another period than its own, it is in the statement of that one.
-            effective_at = occurred_at if is_own_period else live.account.clock_at
-            late = late_entries(split, lapsed, start, effective_at, received_at, self.partition, offset)
-            outcomes.entries += [(live.tenant, entry) for entry in late]
-        if received_at - occurred_at > LATE_MILLISECONDS:
-            self._count("late")
-        counterparty = hashed(
-            self._hash_counterparty(), message.to if direction == "outbound" else message.from_
-        )
-        outcomes.facts.append((
-            live.tenant, identity, message.id, message.source, kind, direction, status, country, category,
-            listed, member, inbox, campaign, encoding, occurred_at, received_at,
-            local_day(occurred_at, terms.plan.zone), period_start, 1, segments, units, rate.micros, amount,
-            rate.version, counterparty, grant_id, grant_micros, further, fingerprint, self.partition, offset,
-        ))  # fmt: skip
-        return True
-
     # Small steps.
-
-    def _segments(self, message: Message, terms: Terms) -> tuple[str, int]:
-        """The coding and the segments: the gateway's count where it gives one, else that of the body."""
-        body = message.body
-        if body is None:
-            return message.encoding or "", message.segments or 0
-        how = terms.plan.profile_by_source.get(message.source, terms.plan.profile)
-        counted = measure_as(message.encoding, body, how) if message.encoding else measure(body, how)
-        if message.segments is None:
-            return counted
-        if message.segments != counted[1]:
-            self._count("segments_differ")
-        return counted[0], message.segments
 
     @staticmethod
     def _lacks_content(message: Message) -> bool:

@@ -14,14 +14,15 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from pipeline.core.account import FOREVER_AT, Account, Entry
-from pipeline.core.admission import FUTURE_MILLISECONDS, LATEST_AT
+from pipeline.core.admission import FUTURE_MILLISECONDS, LATEST_AT, Admitted
 from pipeline.core.amounts import format_credits
 from pipeline.core.identity_deltas import StoredCharge
 from pipeline.core.instructions import Tick
 from pipeline.core.kept import decode_kept
 from pipeline.core.outcomes import FACT_COLUMNS, Document, Fact, Outcomes
 from pipeline.core.partitions import partition_of
-from pipeline.core.process import PartitionFold, StateChanges
+from pipeline.core.process import PartitionFold, StateChanges, Stored
+from pipeline.core.refunds import NO_OFFSET, StoredMessage, refund_key
 from pipeline.core.rules import Rules
 from pipeline.core.signing import signed_headers
 from pipeline.core.usage import usage_entries
@@ -33,7 +34,7 @@ Cell = list[int]
 _AT = {name: position for position, name in enumerate(FACT_COLUMNS)}
 _TENANT, _OCCURRED, _DAY = _AT["tenant"], _AT["occurred_at"], _AT["local_date"]
 _DIMENSIONS = tuple(_AT[name] for name in ("kind", "direction", "country", "category"))
-_SUMS = tuple(_AT[name] for name in ("segments", "quantity", "credits_micros"))
+_SUMS = tuple(_AT[name] for name in ("messages", "segments", "quantity", "credits_micros"))
 _IDENTITY, _FINGERPRINT, _OFFSET = _AT["message_key"], _AT["fingerprint"], _AT["kafka_offset"]
 _EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 
@@ -169,7 +170,7 @@ class _Run:
         self._chunk_records = chunk_records
         self._checkpoint_records = checkpoint_records
         self._partitions: dict[int, _Kept] = {}
-        self._stored: dict[bytes, StoredCharge] = {}
+        self._stored: dict[bytes, Fact] = {}
         self._outcomes = Outcomes()
         self._usage_entries: dict[tuple[str, str], tuple[str, Entry]] = {}
 
@@ -199,13 +200,26 @@ class _Run:
             return
         fold = kept.fold
         admitted = fold.admit(records)
-        stored = {key: self._stored[key] for _, key in fold.look_ups(admitted) if key in self._stored}
-        fold.fold(admitted, stored)
+        fold.fold(admitted, self._look_up(fold, admitted))
         fold.applied(records[-1].offset)
         self._take(fold)
         # A checkpoint falls where the offset passes a multiple, so chunks may be of any size.
         if kept.offset // self._checkpoint_records != records[0].offset // self._checkpoint_records:
             self._checkpoint(kept)
+
+    def _look_up(self, fold: PartitionFold, admitted: Sequence[Admitted]) -> Stored:
+        facts = self._stored
+        charges = {
+            key: StoredCharge(facts[key][_OFFSET], facts[key][_FINGERPRINT])
+            for _, key in fold.look_ups(admitted)
+            if key in facts
+        }
+        messages = {}
+        for _, key in fold.refund_look_ups(admitted):
+            if key in facts:
+                refund = facts.get(refund_key(key))
+                messages[key] = StoredMessage(facts[key], refund[_OFFSET] if refund else NO_OFFSET)
+        return Stored(charges, messages)
 
     def _checkpoint(self, kept: _Kept) -> None:
         changes = kept.fold.checkpoint()
@@ -217,7 +231,7 @@ class _Run:
     def _take(self, fold: PartitionFold) -> None:
         outcomes = fold.take_outcomes()
         for fact in outcomes.facts:
-            self._stored[fact[_IDENTITY]] = StoredCharge(fact[_OFFSET], fact[_FINGERPRINT])
+            self._stored[fact[_IDENTITY]] = fact
         total = self._outcomes
         total.facts += outcomes.facts
         total.entries += outcomes.entries
@@ -267,8 +281,7 @@ def _sum(facts: Iterable[Fact]) -> tuple[dict[tuple[Any, ...], Cell], dict[tuple
             windows[fact[_TENANT], start, *dimensions],
             days[fact[_TENANT], fact[_DAY], *dimensions],
         ):
-            cell[0] += 1
-            for position, at in enumerate(_SUMS, 1):
+            for position, at in enumerate(_SUMS):
                 cell[position] += fact[at]
     return dict(windows), dict(days)
 

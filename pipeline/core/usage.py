@@ -120,11 +120,13 @@ def late_entries(
     Because they are immutable by now, or because it counts in another period than its window's.
     """
     grant_id, micros, further = split
-    burned = ((kind, -1, each, part) for each, part in ((grant_id, micros), *further.items()))
-    corrected = (("expiry_correction", 1, each, part) for each, part in lapsed.items())
+    burned = ((kind, kind, -1, each, part) for each, part in ((grant_id, micros), *further.items()))
+    # One record may charge and refund, so the correction's id has to say of which it is.
+    corrected_name = f"{kind}_correction"
+    corrected = ((corrected_name, "expiry_correction", 1, each, part) for each, part in lapsed.items())
     return [
         Entry(
-            entry_id=f"{name}:{partition}:{offset}:{burned_id}",
+            entry_id=f"{id_name}:{partition}:{offset}:{burned_id}",
             kind=name,
             grant_id=burned_id,
             amount=sign * part,
@@ -134,6 +136,6 @@ def late_entries(
             offset=offset,
             window_start=start,
         )
-        for name, sign, burned_id, part in (*burned, *corrected)
+        for id_name, name, sign, burned_id, part in (*burned, *corrected)
         if part
     ]

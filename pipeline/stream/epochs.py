@@ -44,7 +44,8 @@ from pipeline.clickhouse.snapshots import ALERTS, CONTACTS, ENTRIES, USAGE
 from pipeline.core.admission import Admitted
 from pipeline.core.identity_deltas import StoredCharge
 from pipeline.core.outcomes import Fact, Outcomes
-from pipeline.core.process import PartitionFold, StateChanges
+from pipeline.core.process import PartitionFold, StateChanges, Stored
+from pipeline.core.refunds import StoredMessage
 from pipeline.core.rules import Rules
 from pipeline.settings import Settings
 from pipeline.stream import storing
@@ -164,25 +165,34 @@ class Meter:
             records = answers(results, self._settings.partitions)
             self._answered.append(asyncio.create_task(publish(self._producer(), records)))
 
-    async def _look_up(
-        self, fold: PartitionFold, admitted: Sequence[Admitted]
-    ) -> Mapping[bytes, StoredCharge]:
-        """What is stored of the identities that the fold no longer holds.
+    async def _look_up(self, fold: PartitionFold, admitted: Sequence[Admitted]) -> Stored:
+        """What is stored of the identities that the fold no longer holds, and of messages that may be refunded.
 
-        Asked again until nothing is new: while one answer is awaited, a checkpoint may let go of more of them.
-        Returns without a pause after the last question, so that the fold still holds what was not asked for.
+        Asked again until nothing is new: while one answer is awaited, a checkpoint may let go of more of them, and
+        an epoch of what was charged recently. Returns without a pause after the last question, so that the fold
+        still holds what was not asked for.
         """
-        stored: dict[bytes, StoredCharge] = {}
-        asked: set[tuple[str, bytes]] = set()
-        while missing := [each for each in fold.look_ups(admitted) if each not in asked]:
-            stored |= await self._until_stored(partial(self._stored_charges, missing))
-            asked.update(missing)
-            if self._stopping:
-                break
-        return stored
+        charges: dict[bytes, StoredCharge] = {}
+        messages: dict[bytes, StoredMessage] = {}
+        asked_charges: set[tuple[str, bytes]] = set()
+        asked_messages: set[tuple[str, bytes]] = set()
+        while True:
+            missing = [each for each in fold.look_ups(admitted) if each not in asked_charges]
+            refundable = [each for each in fold.refund_look_ups(admitted) if each not in asked_messages]
+            if self._stopping or not (missing or refundable):
+                return Stored(charges, messages)
+            if missing:
+                charges |= await self._until_stored(partial(self._stored_charges, missing))
+                asked_charges.update(missing)
+            if refundable:
+                messages |= await self._until_stored(partial(self._stored_messages, refundable))
+                asked_messages.update(refundable)
 
     def _stored_charges(self, keys: Sequence[tuple[str, bytes]]) -> Mapping[bytes, StoredCharge]:
         return storing.look_up(self._clickhouse(), keys)
+
+    def _stored_messages(self, keys: Sequence[tuple[str, bytes]]) -> Mapping[bytes, StoredMessage]:
+        return storing.look_up_messages(self._clickhouse(), keys)
 
     def _owned(self, partition: int, generation_id: int, start_offset: int) -> OwnedPartition | None:
         """The partition's fold in this generation of the group, taken up from its tables if it is new.

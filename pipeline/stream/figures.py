@@ -12,7 +12,9 @@ from pipeline.core.identity import NEVER_AT
 from pipeline.core.outcomes import FACT_COLUMNS, Document, Outcomes
 from pipeline.stream.partitions import OwnedPartition
 
-_RECEIVED, _CREDITS = (FACT_COLUMNS.index(name) for name in ("received_at", "credits_micros"))
+_RECEIVED, _MESSAGES, _CREDITS = (
+    FACT_COLUMNS.index(name) for name in ("received_at", "messages", "credits_micros")
+)
 
 _METRIC_BY_COUNT = {
     "received": metrics.RECEIVED,
@@ -28,14 +30,15 @@ _METRIC_BY_COUNT = {
 
 def observe_epoch(of_partitions: Iterable[Outcomes], seconds: float) -> None:
     """Count what an epoch brought, once it is stored and published."""
-    facts = 0
+    facts = messages = 0
     for outcomes in of_partitions:
         facts += len(outcomes.facts)
+        messages += sum(fact[_MESSAGES] for fact in outcomes.facts)
         _count(outcomes)
         if outcomes.facts:
             oldest_at = min(fact[_RECEIVED] for fact in outcomes.facts)
             metrics.STORED_SECONDS.observe(time.time() - oldest_at / 1000)
-    metrics.ACCEPTED.inc(facts)
+    metrics.ACCEPTED.inc(messages)
     metrics.EPOCH_ROWS.observe(facts)
     metrics.EPOCH_SECONDS.observe(seconds)
     metrics.LAST_EPOCH.set_to_current_time()
@@ -48,7 +51,8 @@ def observe_results(results: Iterable[Document]) -> None:
 
 
 def _count(outcomes: Outcomes) -> None:
-    metrics.CREDITS.inc(sum(fact[_CREDITS] for fact in outcomes.facts) / 1_000_000)
+    # A counter only grows, so it counts what was charged and leaves refunds out.
+    metrics.CREDITS.inc(sum(fact[_CREDITS] for fact in outcomes.facts if fact[_MESSAGES]) / 1_000_000)
     metrics.REROUTED.inc(len(outcomes.forwards))
     for name, metric in _METRIC_BY_COUNT.items():
         metric.inc(outcomes.counts[name])

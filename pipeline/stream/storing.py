@@ -15,7 +15,7 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from pipeline.clickhouse.client import Table, insert, insert_isolating
-from pipeline.clickhouse.facts import FACTS, stored_charges
+from pipeline.clickhouse.facts import FACTS, stored_charges, stored_messages
 from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, CONTACTS, ENTRIES, USAGE, recompute_windows
 from pipeline.core.account import FOREVER_AT, Account, Entry, Period
 from pipeline.core.account_details import account_details, encode_details
@@ -25,6 +25,7 @@ from pipeline.core.identity_deltas import StoredCharge
 from pipeline.core.outcomes import FACT_COLUMNS, ContactMark, Document, Fact, refusal_document
 from pipeline.core.plans import PlanTerms
 from pipeline.core.process import StateChanges
+from pipeline.core.refunds import StoredMessage
 from pipeline.core.refusals import Refusal
 from pipeline.core.usage import Window, usage_entries
 
@@ -74,6 +75,11 @@ def look_up(client: Client, keys: Sequence[tuple[str, bytes]]) -> Mapping[bytes,
         key: StoredCharge(charge.kafka_offset, charge.fingerprint)
         for key, charge in stored_charges(client, keys).items()
     }
+
+
+def look_up_messages(client: Client, keys: Sequence[tuple[str, bytes]]) -> Mapping[bytes, StoredMessage]:
+    """What is stored of messages that may be refunded."""
+    return stored_messages(client, keys)
 
 
 def recompute(client: Client, windows: Mapping[tuple[str, int], int]) -> list[list[Any]]:
