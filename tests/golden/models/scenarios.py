@@ -25,6 +25,8 @@ PLANS = Path(str(resources.files("pipeline.data"))) / "plans"
 OWN_OF_A_TENANT = ("zone", "anchor_day", "allowance_credits")
 """What of a plan a scenario may choose differently from the preset."""
 
+RULES = rules()
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INSTANTS = frozenset({"start", "end", "period_start", "period_end", "window_start"})
 
@@ -39,10 +41,16 @@ def scenario_log(name: str, models: Path = MODELS) -> Iterator[LogRecord]:
     return read_log(models / name / "log.jsonl")
 
 
-def run(name: str, models: Path = MODELS, secret: bytes = COMMAND_KEY) -> Report:
-    """What `simulate` says of a scenario, in a log of one partition: offsets are lines, from 0."""
-    records = (sign_plain(record, secret) for record in scenario_log(name, models))
-    return simulate(records, rules(command_key=secret))
+def run(name: str, models: Path = MODELS, *, upto: str = "") -> Report:
+    """What `simulate` says of a scenario, in a log of one partition: offsets are lines, from 0.
+
+    `upto` is the id of the last command that is taken; "" for the whole log.
+    """
+    records = [sign_plain(record, COMMAND_KEY) for record in scenario_log(name, models)]
+    if upto:
+        last = next(at for at, record in enumerate(records) if orjson.loads(record.value)["id"] == upto)
+        del records[last + 1 :]
+    return simulate(records, RULES)
 
 
 def expected_path(name: str, models: Path = MODELS) -> Path:

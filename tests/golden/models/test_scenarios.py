@@ -83,7 +83,13 @@ def test_a_further_model_is_a_plan_file_and_a_folder(tmp_path: Path) -> None:
     sent = {"direction": "outbound", "status": "sent", "to": "+14155550100", "from": "Sixth", "segments": 30}
     got = {"direction": "inbound", "status": "received", "to": "Sixth", "from": "+14155550100", "segments": 9}
     lines = [
-        {"type": "set_plan", "id": "p", "tenant": "sixth", "effective_at": at, "plan": {"name": "free_inbox"}},
+        {
+            "type": "set_plan",
+            "id": "p",
+            "tenant": "sixth",
+            "effective_at": at,
+            "plan": {"name": "free_inbox"},
+        },
         message | {"id": "1"} | sent,
         message | {"id": "2"} | got,
         {"type": "tick", "id": "t", "tenant": "sixth", "effective_at": "2025-04-05T00:00:00Z"},
