@@ -25,8 +25,8 @@ _MODULE_BY_COMMAND = {
     "locate": "pipeline.cli.explain:locate",
     "account": "pipeline.cli.account:account",
     "packages": "pipeline.cli.packages:packages",
-    "usage": "pipeline.cli.accounts:usage",
-    "balance": "pipeline.cli.accounts:balance",
+    "usage": "pipeline.cli.usage:usage",
+    "balance": "pipeline.cli.balance:balance",
     "retry": "pipeline.cli.retry:retry",
 }
 """In the order of the help: run it, feed it, ask it. Loaded when used, since Faust takes a second to import."""

@@ -6,7 +6,7 @@ decimals and thousands are grouped; JSON and CSV have the exact decimal strings 
 
 import csv
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -36,7 +36,7 @@ def show_json(document: Mapping[str, Any]) -> None:
     click.echo(orjson.dumps(document))
 
 
-def show_csv(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+def show_csv(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     """Write a line of names and one per row (RFC 4180 but for the line ends).
 
     Spreadsheets run a text that begins like a formula: an apostrophe before it keeps it a text. Numbers are
