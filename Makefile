@@ -20,13 +20,7 @@ run: $(VENV)/installed-embedded ## Start broker, ClickHouse, worker and a sample
 	@exec $(BIN)/msgmeter up $(ARGUMENTS)
 
 test: $(VENV)/installed-dev ## Run every test, on a real broker and a real ClickHouse engine
-	$(if $(ARGUMENTS),$(BIN)/pytest $(ARGUMENTS),$(BIN)/pytest --ignore=$(TABLES) && $(RUN_TABLES))
-
-# These open and close RocksDB files of several workers in one process, which python-rocksdb now and then ends with
-# abort() (134) or a hang at exit (124), not yet understood; seen in no worker. A process of their own, repeated once then.
-TABLES := tests/stream/test_tables.py
-PYTEST_TABLES := timeout --kill-after=10 400 $(BIN)/pytest $(TABLES)
-RUN_TABLES = { $(PYTEST_TABLES) || { case $$? in 124|134) echo "aborted: once more" && $(PYTEST_TABLES);; *) exit 1;; esac; }; }
+	$(BIN)/pytest $(ARGUMENTS)
 
 test-long: $(VENV)/installed-dev ## A million messages and five kills against the simulation (minutes)
 	AGREEMENT_RECORDS=1000000 AGREEMENT_TENANTS=10000 $(BIN)/pytest -s tests/e2e/test_agreement.py $(ARGUMENTS)
