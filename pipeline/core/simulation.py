@@ -6,16 +6,16 @@ broker, database or clock: time ends where the log ends, or with a tick at `unti
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from pipeline.core.account import FOREVER_AT, Account, Entry
+from pipeline.core.account import Account, Entry
 from pipeline.core.admission import FUTURE_MILLISECONDS, LATEST_AT, Admitted
-from pipeline.core.amounts import format_credits
+from pipeline.core.contacts import count_contacts
 from pipeline.core.identity_deltas import StoredCharge
 from pipeline.core.instructions import Tick
 from pipeline.core.kept import decode_kept
@@ -23,20 +23,18 @@ from pipeline.core.outcomes import FACT_COLUMNS, Document, Fact, Outcomes
 from pipeline.core.partitions import partition_of
 from pipeline.core.process import PartitionFold, StateChanges, Stored
 from pipeline.core.refunds import NO_OFFSET, StoredMessage, refund_key
+from pipeline.core.report_lines import Cell, Contacts, account_line, entry_lines, usage_lines
 from pipeline.core.rules import Rules
 from pipeline.core.signing import signed_headers
 from pipeline.core.usage import usage_entries
 from pipeline.core.windows import WINDOW_MILLISECONDS
 
-Cell = list[int]
-"""messages, segments, quantity, micro-credits."""
-
 _AT = {name: position for position, name in enumerate(FACT_COLUMNS)}
 _TENANT, _OCCURRED, _DAY = _AT["tenant"], _AT["occurred_at"], _AT["local_date"]
 _DIMENSIONS = tuple(_AT[name] for name in ("kind", "direction", "country", "category"))
 _SUMS = tuple(_AT[name] for name in ("messages", "segments", "quantity", "credits_micros"))
+_DIRECTION, _MESSAGES, _CONTACT = _AT["direction"], _AT["messages"], _AT["counterparty_hash"]
 _IDENTITY, _FINGERPRINT, _OFFSET = _AT["message_key"], _AT["fingerprint"], _AT["kafka_offset"]
-_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
 
 
 class FileRecord(Protocol):
@@ -97,6 +95,9 @@ class Report:
     """By (tenant, days since 1970-01-01 in the tenant's zone, kind, direction, country, category)."""
     alerts: list[Document] = field(default_factory=list)
     results: list[Document] = field(default_factory=list)
+    recharges: list[Document] = field(default_factory=list)
+    contacts: dict[str, Contacts] = field(default_factory=dict)
+    """By tenant, where its plan licenses contacts or it has marked some."""
     refusals: list[Document] = field(default_factory=list)
     entries: list[tuple[str, Entry]] = field(default_factory=list)
     """(tenant, entry): usage entries are one per window and grant."""
@@ -106,23 +107,22 @@ class Report:
     def document(self) -> Document:
         """The report as `msgmeter simulate --json` prints it: sorted, credits as decimal strings."""
         return {
-            "accounts": [_account(self.accounts[tenant]) for tenant in sorted(self.accounts)],
+            "accounts": [
+                account_line(account, self.contacts.get(tenant))
+                for tenant, account in sorted(self.accounts.items())
+            ],
             "usage": {
-                "windows": _rows(self.windows, "window_start"),
-                "days": _rows(self.days, "local_date"),
+                "windows": usage_lines(self.windows, "window_start"),
+                "days": usage_lines(self.days, "local_date"),
             },
             "alerts": sorted(
                 self.alerts,
                 key=lambda alert: (alert["tenant"], alert["period_start"], alert["arming"], alert["level"]),
             ),
             "results": self.results,
+            "recharges": self.recharges,
             "refusals": self.refusals,
-            "entries": [
-                _entry(tenant, entry)
-                for tenant, entry in sorted(
-                    self.entries, key=lambda item: (item[0], item[1].posted_at, item[1].entry_id)
-                )
-            ],
+            "entries": entry_lines(self.entries),
             "counts": dict(sorted(self.counts.items())),
         }
 
@@ -237,6 +237,8 @@ class _Run:
         total.entries += outcomes.entries
         total.alerts += outcomes.alerts
         total.results += outcomes.results
+        total.recharges += outcomes.recharges
+        total.contacts += outcomes.contacts
         total.refusals += outcomes.refusals
         total.counts += outcomes.counts
 
@@ -255,7 +257,7 @@ class _Run:
         outcomes = self._outcomes
         windows, days = _sum(outcomes.facts)
         # Partitions are folded in turns, which depend on the size of chunks; positions do not.
-        for told in (outcomes.results, outcomes.refusals):
+        for told in (outcomes.results, outcomes.recharges, outcomes.refusals):
             told.sort(key=lambda each: (each["partition"], each["offset"]))
         return Report(
             accounts={account.tenant: account for account in accounts},
@@ -263,6 +265,8 @@ class _Run:
             days=days,
             alerts=outcomes.alerts,
             results=outcomes.results,
+            recharges=outcomes.recharges,
+            contacts=_contacts(accounts, outcomes, self._rules),
             refusals=outcomes.refusals,
             entries=[*outcomes.entries, *self._usage_entries.values()],
             facts=outcomes.facts,
@@ -286,61 +290,29 @@ def _sum(facts: Iterable[Fact]) -> tuple[dict[tuple[Any, ...], Cell], dict[tuple
     return dict(windows), dict(days)
 
 
-def _rows(sums: Mapping[tuple[Any, ...], Cell], instant: str) -> list[Document]:
-    names = ("tenant", instant, "kind", "direction", "country", "category")
-    rows = []
-    for key in sorted(sums):
-        messages, segments, units, credits_micros = sums[key]
-        row = dict(zip(names, key, strict=True))
-        if instant == "local_date":
-            row[instant] = date.fromordinal(_EPOCH_ORDINAL + key[1]).isoformat()
-        row |= {"messages": messages, "segments": segments, "quantity": units}
-        rows.append(row | {"credits": format_credits(credits_micros)})
-    return rows
-
-
-def _account(account: Account) -> Document:
-    return {
-        "tenant": account.tenant,
-        "balance": format_credits(account.balance),
-        "uncovered": format_credits(account.uncovered),
-        "periods": [
-            {
-                "start": period.starts_at,
-                "end": period.ends_at,
-                "limit": format_credits(period.limit),
-                "used": format_credits(period.used),
-                "levels_fired": list(period.fired),
-            }
-            for period in account.periods
-        ],
-        "grants": [
-            {
-                "id": grant.id,
-                "kind": grant.kind,
-                "amount": format_credits(grant.amount),
-                "remaining": format_credits(grant.remaining),
-                "starts_at": grant.starts_at,
-                "expires_at": grant.expires_at if grant.expires_at < FOREVER_AT else None,
-            }
-            for grant in account.grants
-        ],
-    }
+def _contacts(accounts: Iterable[Account], outcomes: Outcomes, rules: Rules) -> dict[str, Contacts]:
+    """The contacts of each tenant that has some to count, at its account's time."""
+    states: dict[str, dict[int, str]] = defaultdict(dict)
+    for mark in sorted(outcomes.contacts, key=lambda each: each.offset):
+        states[mark.tenant][mark.contact_hash] = mark.state
+    messaged: dict[str, dict[int, int]] = defaultdict(dict)
+    for fact in outcomes.facts:
+        if fact[_DIRECTION] == "outbound" and fact[_MESSAGES]:
+            last_at = messaged[fact[_TENANT]]
+            last_at[fact[_CONTACT]] = max(last_at.get(fact[_CONTACT], 0), fact[_OCCURRED])
+    contacts = {}
+    for account in accounts:
+        tenant, now, plan = account.tenant, account.clock_at, rules.plan_at(account)
+        if plan is not None and (plan.licensed_contacts or states[tenant]):
+            sent = {contact: at for contact, at in messaged[tenant].items() if at <= now}
+            counts = count_contacts(sent, states[tenant], now, plan.contact_active_days)
+            contacts[tenant] = Contacts(plan.licensed_contacts, counts)
+    return contacts
 
 
 def _shown(at: int) -> str:
     whole_seconds = timedelta(seconds=min(at, LATEST_AT) // 1000)
     return (datetime(1970, 1, 1, tzinfo=UTC) + whole_seconds).isoformat()
-
-
-def _entry(tenant: str, entry: Entry) -> Document:
-    after = entry.balance_after
-    return {
-        "tenant": tenant,
-        **msgspec.structs.asdict(entry),
-        "amount": format_credits(entry.amount),
-        "balance_after": None if after is None else format_credits(after),
-    }
 
 
 def _tick(tenant: str, at: int) -> bytes:
