@@ -69,8 +69,6 @@ class Epoch:
     """By partition."""
     state: list[tuple[OwnedPartition, StateChanges, list[ChunkEvent]]]
     """At a checkpoint: changes and the chunks they cover."""
-    snapshots: list[tuple[Table, _Columns]]
-    """At a checkpoint: rows of the absolute tables, made at once, as folding goes on changing what they show."""
     answered: list[asyncio.Task[None]]
     """Results on their way to the broker."""
 
@@ -308,10 +306,7 @@ class Meter:
         self._rows = 0
         answered, self._answered = self._answered, []
         self._room.set()
-        snapshots = storing.snapshots(
-            [(owned.fold.partition, changes) for owned, changes, _ in state], self._rules.plan_at
-        )
-        return Epoch(outcomes, state, snapshots, answered)
+        return Epoch(outcomes, state, answered)
 
     async def _store(self, epoch: Epoch) -> None:
         """Step 1, and what is derived from stored facts alone."""
@@ -346,7 +341,9 @@ class Meter:
 
     async def _keep(self, epoch: Epoch) -> None:
         """Steps 3 to 5 for the partitions that are still ours."""
-        for table, columns in epoch.snapshots:
+        kept = [(owned.fold.partition, changes) for owned, changes, _ in epoch.state]
+        snapshots = await self._until_stored(partial(storing.snapshots, kept, self._rules.plan_at))
+        for table, columns in snapshots:
             await self._insert(table, columns)
         while not await self._owns():
             # The folds have let go of these changes: they are written, or the partitions are lost to others.

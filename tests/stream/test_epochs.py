@@ -61,7 +61,7 @@ class Service:
     def query(self, statement: str, **_: Any) -> SimpleNamespace:
         """Charges of the identities whose literals are in the statement, as they are when it is asked."""
         names = ("tenant", "message_key", "kafka_partition", "kafka_offset", "fingerprint")
-        rows = [[fact[COLUMN[name]] for name in names] for fact in self.facts]
+        rows = [tuple(fact[COLUMN[name]] for name in names) for fact in self.facts]
         self.is_asked.set()
         assert self.may_answer.wait(60)
         return SimpleNamespace(

@@ -5,11 +5,11 @@ from typing import Any
 import orjson
 
 from pipeline.clickhouse.client import Table
-from pipeline.clickhouse.snapshots import ACCOUNTS, CONTACTS, ENTRIES
+from pipeline.clickhouse.snapshots import ACCOUNTS, CONTACTS, ENTRIES, USAGE
 from pipeline.core.contacts import contact_hash
 from pipeline.core.outcomes import Outcomes
 from pipeline.core.process import PartitionFold
-from pipeline.stream.storing import account_columns, contact_columns, entry_columns
+from pipeline.stream.storing import account_columns, contact_columns, entry_columns, snapshots
 from tests.builders import DAY, HOUR, Log, instant, plan, rules
 
 
@@ -44,6 +44,25 @@ def test_a_snapshot_shows_what_is_available_reserved_and_assigned() -> None:
     assert row["unassigned_micros"] == 895_000_000
     assert orjson.loads(row["details"])["assigned_micros"] == 100_000_000
     assert (row["kafka_partition"], row["version"]) == (3, 8)
+
+
+def test_snapshots_show_the_checkpoint_whatever_is_folded_before_they_are_made() -> None:
+    given = rules()
+    fold = PartitionFold(0, given)
+    log = Log()
+    log.set_plan(plan("1000"))
+    log.messages(5)
+    fold.fold(fold.admit(log.records))
+    fold.applied(5)
+    changes = fold.checkpoint()
+    log.messages(7)
+    fold.fold(fold.admit(log.records[6:]))
+    made = {table.name: rows(table, columns) for table, columns in snapshots([(0, changes)], given.plan_at)}
+    assert [row["messages"] for row in made[USAGE.name]] == [5]
+    assert [(row["entry_id"][:5], row["amount_micros"]) for row in made[ENTRIES.name]] == [
+        ("usage", -5_000_000)
+    ]
+    assert [(row["used_micros"], row["version"]) for row in made[ACCOUNTS.name]] == [(5_000_000, 5)]
 
 
 def test_the_balance_is_the_sum_of_entries_below_zero_too() -> None:
