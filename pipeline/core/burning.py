@@ -100,7 +100,7 @@ def settle(account: Account, grant: Grant, given: Entry) -> list[Entry]:
     if paid <= 0:
         return []
     grant.remaining -= paid
-    settle_uncovered(account, paid)
+    settle_uncovered(account, paid, grant)
     return [
         make_entry(
             account,
@@ -116,19 +116,29 @@ def settle(account: Account, grant: Grant, given: Entry) -> list[Entry]:
     ]
 
 
-def settle_uncovered(account: Account, paid: int) -> None:
-    """Takes off what is uncovered, the oldest period's first."""
+def settle_uncovered(account: Account, paid: int, by: Grant | None) -> None:
+    """Takes off what is uncovered, the oldest first, paid with a grant or (none) with money.
+
+    Usage that a period has counted beyond its limit was paid for: by money, or a grant of another time, that is
+    added to the limit; by a grant of its own time, which has raised the limit, nothing is. What such a grant pays
+    for an earlier period is not left for the usage of this one.
+    """
+    held = sum(max(period.uncovered, 0) for period in account.periods)
+    settled = min(paid, max(account.uncovered - held, 0))
     account.uncovered -= paid
     for period in account.periods:
-        part = min(paid, max(period.uncovered, 0))
+        part = min(paid - settled, max(period.uncovered, 0))
+        settled += part
         period.uncovered -= part
-        paid -= part
+        period.limit += part
+        if by is not None and by.starts_at < period.ends_at and by.expires_at > period.starts_at:
+            period.limit -= settled
 
 
 def payment(account: Account, state: RechargeState, cause: str, offset: int) -> Entry:
     """Takes off what is uncovered what a recharge has paid for: what was due when it was asked for."""
     paid = min(state.due_credits, max(account.uncovered, 0))
-    settle_uncovered(account, paid)
+    settle_uncovered(account, paid, by=None)
     entry = make_entry(
         account, f"payment:{cause}", "payment", UNCOVERED, paid, account.clock_at, offset, cause
     )

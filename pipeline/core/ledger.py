@@ -33,28 +33,62 @@ from pipeline.core.windows import days_after, months_after, period_of
 
 
 def open_periods(account: Account, until: int, terms: PlanTerms, began_at: int, offset: int) -> list[Entry]:
-    """Begins periods up to the one that contains `until`; `began_at` is when the plan came into force."""
+    """Begins periods up to the one that contains `until`; `began_at` is when the plan came into force.
+
+    Where the log has not reached a period's start, nothing rolls over into it yet: see `begin_those_ahead`.
+    """
     entries: list[Entry] = []
     while not account.periods or account.periods[-1].ends_at <= until:
         if account.periods:
             start = account.periods[-1].ends_at
             end = period_of(start, terms.zone, terms.anchor_day)[1]
-            if terms.rollover is not None:
+            if terms.rollover is not None and start <= account.clock_at:
                 entries += _roll_over(account, start, terms, terms.rollover, offset)
         else:
             start, end = period_of(until, terms.zone, terms.anchor_day)
-        carried = sum(
-            grant.remaining
-            for grant in account.grants
-            if grant.starts_at < end and grant.expires_at > start and not grant.is_expired
-        )
+        period = Period(start, end, 0, is_ahead=start > account.clock_at)
         amount, expires_at = _allowance(terms, began_at, start, end)
-        account.periods.append(Period(start, end, carried + amount))
+        period.limit = _usable(account, period) + amount
+        account.periods.append(period)
         grant = Grant(
             allowance_id(start), "allowance", amount, amount, start, expires_at, ALLOWANCE_PRIORITY, offset
         )
         entries.append(add_grant(account, grant, cause=""))
     return entries
+
+
+def begin_those_ahead(account: Account, terms: PlanTerms, offset: int) -> list[Entry]:
+    """Rolls over into periods that a message began before the log reached their start."""
+    entries: list[Entry] = []
+    for period in account.periods:
+        if period.is_ahead and period.starts_at <= account.clock_at:
+            period.is_ahead = False
+            if terms.rollover is not None:
+                before = _usable_from(account, period.starts_at)
+                entries += _roll_over(account, period.starts_at, terms, terms.rollover, offset)
+                _shift_limits_from(account, period.starts_at, before)
+    return entries
+
+
+def _usable(account: Account, period: Period) -> int:
+    """What remains of grants that are good at some time of a period."""
+    return sum(
+        grant.remaining
+        for grant in account.grants
+        if grant.starts_at < period.ends_at and grant.expires_at > period.starts_at and not grant.is_expired
+    )
+
+
+def _usable_from(account: Account, start: int) -> list[int]:
+    """What is usable in each period from `start` on, ascending."""
+    return [_usable(account, period) for period in account.periods if period.starts_at >= start]
+
+
+def _shift_limits_from(account: Account, start: int, before: list[int]) -> None:
+    """Lets the limits of these periods follow what has become usable in them, or no longer is, since `before`."""
+    held = [period for period in account.periods if period.starts_at >= start]
+    for period, usable in zip(held, before, strict=True):
+        period.limit += _usable(account, period) - usable
 
 
 def _allowance(terms: PlanTerms, began_at: int, start: int, end: int) -> tuple[int, int]:
@@ -146,7 +180,7 @@ def _bill(account: Account, period: Period, terms: PlanTerms, offset: int) -> li
     uncovered = period.uncovered
     if terms.overage == "arrears":
         kind, money = "arrears", money_for(uncovered, terms.money.overage_price_micros)
-    elif terms.overage == "hard_stop" and terms.settled_by == "nothing":
+    elif terms.is_written_off:
         kind, money = "write_off", 0
     else:
         return []
@@ -184,8 +218,10 @@ def extend_grants(account: Account, by: Grant, cause: str) -> list[Entry]:
         for grant in account.grants
         if grant.is_extended and not grant.is_expired and grant is not by and grant.expires_at < by.expires_at
     ]
+    before = _usable_from(account, account.clock_at)
     for grant in extended:
         grant.expires_at = by.expires_at
+    _shift_limits_from(account, account.clock_at, before)
     account.grants.sort(key=lambda each: each.burn_order)
     return [
         make_entry(
@@ -251,26 +287,61 @@ def change_allowance(
 
     An upgrade adds the difference at once; a downgrade takes it, but no more than is left. The grant's amount
     and the period's limit follow what was really added or taken, so that limit less used is what is left.
+    Where the allowance has lapsed, as a trial's does before its period, the next plan gives one of its own.
     """
     period = account.period_at(account.clock_at)
-    grant = next((each for each in account.grants if each.id == allowance_id(period.starts_at)), None)
-    if grant is None or grant.is_expired:
-        return None
     allowance, expires_at = _allowance(terms, began_at, period.starts_at, period.ends_at)
     if expires_at <= account.clock_at:
-        allowance = 0  # A trial that was over before it was set.
-    elif grant.expires_at != expires_at:
+        allowance = 0  # A trial that is over, perhaps before it was set.
+    grant = _allowance_of(account, period)
+    if grant is None:
+        return _begin_anew(account, period, allowance, began_at, expires_at, cause, offset)
+    before = _usable_from(account, period.starts_at)
+    if expires_at > account.clock_at and grant.expires_at != expires_at:
         grant.expires_at = expires_at
         account.grants.sort(key=lambda each: each.burn_order)
     burned = grant.amount - grant.remaining
     difference = max(allowance - burned, 0) - grant.remaining
-    if not difference:
-        return None
     grant.amount += difference
     grant.remaining += difference
-    period.limit += difference
+    _shift_limits_from(account, period.starts_at, before)
+    if not difference:
+        return None
     entry_id = f"plan_change:{period.starts_at}:{cause or began_at}:{offset}"
     return make_entry(account, entry_id, "plan_change", grant.id, difference, account.clock_at, offset, cause)
+
+
+def _allowance_of(account: Account, period: Period) -> Grant | None:
+    """The allowance of a period that has not lapsed."""
+    for grant in account.grants:
+        is_of_period = period.starts_at <= grant.starts_at < period.ends_at
+        if grant.kind == "allowance" and is_of_period and not grant.is_expired:
+            return grant
+    return None
+
+
+def _begin_anew(
+    account: Account, period: Period, amount: int, began_at: int, expires_at: int, cause: str, offset: int
+) -> Entry | None:
+    """Gives a period whose allowance has lapsed that of a plan which came after."""
+    if not amount:
+        return None
+    starts_at = max(period.starts_at, began_at)
+    grant = Grant(
+        f"{allowance_id(period.starts_at)}:{began_at}",
+        "allowance",
+        amount,
+        amount,
+        starts_at,
+        expires_at,
+        ALLOWANCE_PRIORITY,
+        offset,
+    )
+    before = _usable_from(account, period.starts_at)
+    entry = add_grant(account, grant, cause="")
+    entry.cause = cause
+    _shift_limits_from(account, period.starts_at, before)
+    return entry
 
 
 def allowance_id(period_start: int) -> str:

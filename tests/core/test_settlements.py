@@ -22,3 +22,34 @@ def test_an_allowance_raised_twice_pays_off_twice_under_two_names() -> None:
     paid = [e.amount for e in worker.effects.entries.values() if e.kind == "settlement" and not e.grant_id]
     assert paid == [3_000_000, 3_000_000]
     assert worker.account().uncovered == 9_000_000
+
+
+def limits(log: Log) -> list[int]:
+    """What is usable in each held period, in credits."""
+    return [period.limit // 1_000_000 for period in run(log).account().periods]
+
+
+def test_what_pays_for_an_earlier_period_is_not_usable_in_this_one() -> None:
+    log = log_of("purchases")
+    log.message(body=None, segments=12)
+    log.tick(NOON + 40 * DAY)
+    log.grant("30")
+    assert limits(log) == [5 + 30 - 7]
+
+
+def test_what_pays_for_the_period_itself_is_usable_in_it() -> None:
+    log = log_of("purchases")
+    log.message(body=None, segments=12)
+    log.grant("30")
+    assert limits(log) == [5 + 30], "12 of it are used, 23 are left"
+
+
+def test_what_was_uncovered_first_is_paid_first() -> None:
+    log = log_of("purchases")
+    log.message(body=None, segments=12)
+    log.tick(NOON + 40 * DAY)
+    log.message("m2", body=None, segments=12)
+    log.grant("8")
+    account = run(log).account()
+    assert account.uncovered == 6_000_000
+    assert [period.uncovered for period in account.periods] == [6_000_000]

@@ -1,16 +1,16 @@
 """What holds of an account in every history: however it is cut and reloaded, and after every record."""
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from typing import Any
 
 from hypothesis import given, settings
 
-from pipeline.core.account import UNCOVERED, Account, Entry
+from pipeline.core.account import UNCOVERED
 from pipeline.core.accounts import LiveAccount
 from pipeline.core.kept import encode_kept
 from pipeline.core.outcomes import Outcomes
-from tests.builders import DAY, NOON, Log, Record, Worker, message, plan, rules
+from tests.builders import Worker, rules
 from tests.properties.random_accounts import make_history
 from tests.properties.random_logs import seeds
 
@@ -59,3 +59,71 @@ def test_an_account_taken_up_anew_before_every_record_is_what_a_live_one_is(even
         reloaded.close_epoch()
         assert living.decided[-1] == reloaded.decided[-1], record
         reloaded.reload()
+
+
+def histories(event_seeds: list[int], **first: Any) -> Any:
+    """After every record of a history: the record, the worker and the account."""
+    worker = Watched()
+    for record in make_history(event_seeds, **first):
+        worker.take([record])
+        worker.keep()
+        if KEY in worker.fold._accounts:
+            yield record, worker, worker.live.account
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(seeds)
+def test_after_every_record_the_entries_of_each_grant_sum_to_what_remains_of_it(
+    event_seeds: list[int],
+) -> None:
+    for record, worker, account in histories(event_seeds):
+        sums: Counter[str] = Counter()
+        for entry in worker.effects.entries.values():
+            sums[entry.grant_id] += entry.amount
+        remaining = {each.id: each.remaining for each in account.grants if not each.is_expired}
+        assert sums.pop(UNCOVERED, 0) == -account.uncovered, record
+        assert {name: micros for name, micros in sums.items() if micros} == {
+            name: micros for name, micros in remaining.items() if micros
+        }, record
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(seeds)
+def test_grants_are_in_burn_order_and_hold_no_less_than_nothing(event_seeds: list[int]) -> None:
+    for record, _, account in histories(event_seeds):
+        assert all(0 <= each.remaining <= each.amount for each in account.grants), record
+        assert account.grants == sorted(account.grants, key=lambda each: each.burn_order)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(seeds)
+def test_what_is_reserved_is_covered_where_nothing_may_be_owed(event_seeds: list[int]) -> None:
+    for record, worker, account in histories(event_seeds):
+        terms = worker.live.terms_at(account.clock_at)
+        if terms is None or terms.plan.overage == "hard_stop":
+            covered = max(account.credits_at(account.clock_at) - max(account.owed, 0), 0)
+            assert 0 <= account.reserved <= covered, record
+        assert all(0 < each.left <= each.amount for each in account.reservations.values())
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(seeds)
+def test_the_open_periods_limit_less_its_usage_is_what_is_left_to_use_in_it(event_seeds: list[int]) -> None:
+    for record, _, account in histories(event_seeds):
+        if account.periods:
+            period = account.periods[-1]
+            left = sum(
+                each.remaining
+                for each in account.grants
+                if each.starts_at < period.ends_at
+                and each.expires_at > period.starts_at
+                and not each.is_expired
+            )
+            assert period.limit - period.used == left - period.uncovered, record
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(seeds)
+def test_a_level_fires_once_per_arming(event_seeds: list[int]) -> None:
+    alerts = [alert["id"] for _, worker, _ in histories(event_seeds) for alert in worker.decided.pop().alerts]
+    assert len(set(alerts)) == len(alerts)
