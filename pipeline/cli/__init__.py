@@ -27,6 +27,7 @@ _MODULE_BY_COMMAND = {
     "packages": "pipeline.cli.packages:packages",
     "usage": "pipeline.cli.usage:usage",
     "balance": "pipeline.cli.balance:balance",
+    "statement": "pipeline.cli.statement:statement",
     "retry": "pipeline.cli.retry:retry",
 }
 """In the order of the help: run it, feed it, ask it. Loaded when used, since Faust takes a second to import."""

@@ -139,6 +139,14 @@ class Statement(Struct):
             sums[of(line)] += line.amount
         return {name: amount for name, amount in sums.items() if amount}
 
+    def uncovered(self) -> dict[str, int]:
+        """What became of what no grant covered: micro-credits by kind of line, below zero where it grew."""
+        sums: dict[str, int] = defaultdict(int)
+        for line in self.lines:
+            if line.grant_id == UNCOVERED:
+                sums[line.kind] += line.amount
+        return {kind: amount for kind, amount in sums.items() if amount}
+
     def money(self) -> dict[tuple[str, str], int]:
         """What was paid or billed, in micro-units of money, by kind of line and currency."""
         sums: dict[tuple[str, str], int] = defaultdict(int)
@@ -203,9 +211,12 @@ def _shown_at(entry: Entry) -> int:
     return at + WINDOW_MILLISECONDS - 1 if at == entry.window_start else at
 
 
-def _order(entry: Entry) -> tuple[int, bool, int, str]:
-    # What a late message burned of a grant comes later in the log than the grant's expiry, but is not after it.
-    return _shown_at(entry), entry.kind not in _SUMMED_BY_DAY, entry.offset, entry.entry_id
+def _order(entry: Entry) -> tuple[int, bool, bool, int, str]:
+    # What a late message burned of a grant comes later in the log than the grant's expiry, but is not after it. And
+    # what no grant covered in a window comes after what grants did.
+    is_usage = entry.kind in _SUMMED_BY_DAY
+    is_beyond = is_usage and entry.grant_id == UNCOVERED
+    return _shown_at(entry), not is_usage, is_beyond, entry.offset, entry.entry_id
 
 
 def _lines(
@@ -297,6 +308,7 @@ def document_of(statement: Statement, usage: Iterable[UsageSum] = ()) -> Documen
             for (kind, currency), micros in sorted(statement.money().items())
         ],
         "closing": format_credits(statement.closing),
+        "uncovered": {kind: format_credits(amount) for kind, amount in sorted(statement.uncovered().items())},
         "grants": [_movement(each) for each in statement.grants],
         "usage": [_usage(each) for each in usage],
         "lines": [_line(each) for each in statement.lines],
