@@ -41,6 +41,12 @@ def scenario_log(name: str, models: Path = MODELS) -> Iterator[LogRecord]:
     return read_log(models / name / "log.jsonl")
 
 
+def one_log(models: Path = MODELS) -> list[LogRecord]:
+    """The records of all scenarios by their times of receipt, as their tenants would share one broker."""
+    records = [record for name in scenario_names(models) for record in scenario_log(name, models)]
+    return sorted(records, key=lambda record: record.received_at or 0)
+
+
 def run(name: str, models: Path = MODELS, *, upto: str = "") -> Report:
     """What `simulate` says of a scenario, in a log of one partition: offsets are lines, from 0.
 

@@ -7,10 +7,14 @@ import orjson
 import pytest
 
 from pipeline.core.refusals import Refusal
+from pipeline.core.simulation import simulate
+from pipeline.logfile import sign_plain
+from tests.builders import COMMAND_KEY, rules
 from tests.golden.models.scenarios import (
     MODELS,
     PLANS,
     expected_path,
+    one_log,
     rendered,
     run,
     scenario_names,
@@ -50,6 +54,16 @@ def test_a_scenario_speaks_of_the_preset_it_is_named_by(name: str) -> None:
     assert (PLANS / f"{name}.json").is_file()
     assert f'"name":"{name}"' in log
     assert with_presets(log.splitlines()) == log, "python -m tests.golden.rewrite brings plans up to date"
+
+
+def test_tenants_of_one_log_are_what_they_are_alone() -> None:
+    """Scenarios are proven one by one here and go through the running system as one log."""
+    together = simulate((sign_plain(record, COMMAND_KEY) for record in one_log()), rules(partitions=3))
+    alone = [run(name) for name in NAMES]
+    accounts = [line for each in alone for line in each.document()["accounts"]]
+    assert together.document()["accounts"] == sorted(accounts, key=lambda line: line["tenant"])
+    days = [line for each in alone for line in each.document()["usage"]["days"]]
+    assert sorted(together.document()["usage"]["days"], key=str) == sorted(days, key=str)
 
 
 def test_every_preset_is_in_a_scenario() -> None:
