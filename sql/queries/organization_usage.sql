@@ -14,7 +14,12 @@ SELECT
     sum(usage.quantity)       AS quantity,
     sum(usage.credits_micros) AS credits_micros
 FROM usage_15m AS usage FINAL
-WHERE tenant IN (SELECT tenant FROM account_snapshots FINAL WHERE organization = {organization:String})
+WHERE tenant IN (
+        SELECT tenant
+        FROM account_snapshots FINAL
+        WHERE tenant IN (SELECT tenant FROM account_snapshots WHERE organization = {organization:String})
+          AND organization = {organization:String}
+    )
   AND window_start >= toDateTime({bounds:Array(UInt32)}[1], 'UTC')
   AND window_start <  toDateTime({bounds:Array(UInt32)}[-1], 'UTC')
 GROUP BY period_start, by_tenant, by_kind, by_direction, by_country, by_category
