@@ -28,6 +28,8 @@ _MODULE_BY_COMMAND = {
     "usage": "pipeline.cli.usage:usage",
     "balance": "pipeline.cli.balance:balance",
     "statement": "pipeline.cli.statement:statement",
+    "messages": "pipeline.cli.messages:messages",
+    "contacts": "pipeline.cli.contacts:contacts",
     "retry": "pipeline.cli.retry:retry",
 }
 """In the order of the help: run it, feed it, ask it. Loaded when used, since Faust takes a second to import."""

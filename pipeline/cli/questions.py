@@ -7,6 +7,7 @@ last checkpoint.
 
 import re
 from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import click
 from clickhouse_connect.driver.client import Client
@@ -89,6 +90,12 @@ def date_of(day: int) -> date:
 def rfc3339(at: int) -> str:
     """An instant as RFC 3339 in UTC, whole seconds."""
     return f"{_EPOCH + timedelta(milliseconds=at):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def clock_time(at: int, zone: str) -> str:
+    """The date, hour and minute that clocks in a zone show at an instant."""
+    instant = _EPOCH + timedelta(milliseconds=at)
+    return f"{instant.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M}"
 
 
 def check_order(first: date | None, last: date | None) -> None:

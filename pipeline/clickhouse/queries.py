@@ -128,6 +128,8 @@ class StoredMessage(NamedTuple):
     credits_micros: int
     grants: Mapping[str, int]
     """Micro-credits by the grant that was burned; under "" what no grant covered."""
+    contact_hash: int
+    """The keyed hash of the other party's address."""
 
 
 class LabelUsage(NamedTuple):

@@ -21,7 +21,8 @@ SELECT
     quantity,
     rate_micros,
     credits_micros,
-    grants
+    grants,
+    counterparty_hash
 FROM rated_messages AS fact FINAL
 WHERE tenant = {tenant:String}
   AND fact.occurred_at >= fromUnixTimestamp64Milli({starts_at:Int64}, 'UTC')
