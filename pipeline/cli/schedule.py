@@ -151,7 +151,7 @@ def schedule(once: bool, every_seconds: float, limit: int) -> None:
         click.echo(_told(scheduler.round(now())))
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    # As Ctrl-C does. A round may be cut anywhere: what it had not sent is still due, what it had sent does no harm twice.
+    # As Ctrl-C does. A round may be cut anywhere: what was not sent is still due, and twice does no harm.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _log.info("looks every %g s for accounts that are due", every_seconds)
     with suppress(KeyboardInterrupt):

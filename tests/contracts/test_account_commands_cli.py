@@ -99,7 +99,7 @@ SENT = [
         ("purchase", "t", "credits-500", "--catalogue", "standard"),
         {
             "type": "grant", "credits": "500", "kind": "purchase", "valid_months": 24, "is_extended": True,
-            "cost": "25", "currency": "USD", "package": "credits-500",
+            "cost": "25", "currency": "EUR", "package": "credits-500",
         },
     ),
     (
