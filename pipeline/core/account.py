@@ -239,6 +239,22 @@ class Account(Struct, array_like=True):
             if grant.starts_at <= at < grant.expires_at and not grant.is_expired
         )
 
+    def left_in(self, period: Period) -> int:
+        """What remains of grants for messages of a period, less what is uncovered of it.
+
+        A grant that has ended since is still there for the late messages of a period that ended before it.
+        """
+        return (
+            sum(
+                grant.remaining
+                for grant in self.grants
+                if grant.starts_at < period.ends_at
+                and grant.expires_at > period.starts_at
+                and (not grant.is_expired or grant.expires_at >= period.ends_at)
+            )
+            - period.uncovered
+        )
+
     def period_at(self, at: int) -> Period:
         """The period that contains `at`; the first or last held where none does."""
         for period in self.periods:

@@ -285,17 +285,22 @@ class LiveAccount:
         """Gives back what a message burned; says what of it lapses at once, and the period it counts in."""
         at, period = self._place(occurred_at, offset, outcomes)
         terms = self.terms_at(self.account.clock_at)
+        touched = [each for each in self.account.periods if each.starts_at >= period.starts_at]
+        left = [self.account.left_in(each) for each in touched]
         lapsed = give_back(
             self.account, burned, period, may_owe=terms is not None and terms.plan.overage == "arrears"
         )
+        for each, before in zip(touched, left, strict=True):
+            each.limit += self.account.left_in(each) - before
         amount = sum(micros for _, micros in burned)
         if at == occurred_at:
+            # What comes back to be used was in the limit already.
             period.used -= amount
-        else:
-            # What it took from another period's usage is usable in this one.
-            period.limit += amount - sum(micros for _, micros in lapsed)
+            period.limit -= amount
         if listed:
             spend(self.account, listed, -amount)
+        # Where the plan has taken from the allowance meanwhile, it takes what came back of that, too.
+        self.due_at = 0
         self._forget_slot()
         for each in self.account.periods:
             self._levels_changed(each, offset, outcomes)

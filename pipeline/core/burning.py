@@ -62,7 +62,6 @@ def give_back(account: Account, burned: Taken, period: Period, *, may_owe: bool)
         if grant is not None:
             grant.remaining += amount
             grant.is_spent = False
-            _shift_limits(account, grant, -amount, period)
     return lapsed
 
 

@@ -48,7 +48,7 @@ def open_periods(account: Account, until: int, terms: PlanTerms, began_at: int, 
             start, end = period_of(until, terms.zone, terms.anchor_day)
         period = Period(start, end, 0, is_ahead=start > account.clock_at)
         amount, expires_at = _allowance(terms, began_at, start, end)
-        period.limit = _usable(account, period) + amount
+        period.limit = account.left_in(period) + amount
         account.periods.append(period)
         grant = Grant(
             allowance_id(start), "allowance", amount, amount, start, expires_at, ALLOWANCE_PRIORITY, offset
@@ -64,31 +64,22 @@ def begin_those_ahead(account: Account, terms: PlanTerms, offset: int) -> list[E
         if period.is_ahead and period.starts_at <= account.clock_at:
             period.is_ahead = False
             if terms.rollover is not None:
-                before = _usable_from(account, period.starts_at)
+                before = _left_from(account, period.starts_at)
                 entries += _roll_over(account, period.starts_at, terms, terms.rollover, offset)
                 _shift_limits_from(account, period.starts_at, before)
     return entries
 
 
-def _usable(account: Account, period: Period) -> int:
-    """What remains of grants that are good at some time of a period."""
-    return sum(
-        grant.remaining
-        for grant in account.grants
-        if grant.starts_at < period.ends_at and grant.expires_at > period.starts_at and not grant.is_expired
-    )
-
-
-def _usable_from(account: Account, start: int) -> list[int]:
-    """What is usable in each period from `start` on, ascending."""
-    return [_usable(account, period) for period in account.periods if period.starts_at >= start]
+def _left_from(account: Account, start: int) -> list[int]:
+    """What is left in each period from `start` on, ascending."""
+    return [account.left_in(period) for period in account.periods if period.starts_at >= start]
 
 
 def _shift_limits_from(account: Account, start: int, before: list[int]) -> None:
-    """Lets the limits of these periods follow what has become usable in them, or no longer is, since `before`."""
+    """Lets the limits of these periods follow what is left in them more, or less, than `before`."""
     held = [period for period in account.periods if period.starts_at >= start]
-    for period, usable in zip(held, before, strict=True):
-        period.limit += _usable(account, period) - usable
+    for period, left in zip(held, before, strict=True):
+        period.limit += account.left_in(period) - left
 
 
 def _allowance(terms: PlanTerms, began_at: int, start: int, end: int) -> tuple[int, int]:
@@ -218,7 +209,7 @@ def extend_grants(account: Account, by: Grant, cause: str) -> list[Entry]:
         for grant in account.grants
         if grant.is_extended and not grant.is_expired and grant is not by and grant.expires_at < by.expires_at
     ]
-    before = _usable_from(account, account.clock_at)
+    before = _left_from(account, account.clock_at)
     for grant in extended:
         grant.expires_at = by.expires_at
     _shift_limits_from(account, account.clock_at, before)
@@ -296,7 +287,7 @@ def change_allowance(
     grant = _allowance_of(account, period)
     if grant is None:
         return _begin_anew(account, period, allowance, began_at, expires_at, cause, offset)
-    before = _usable_from(account, period.starts_at)
+    before = _left_from(account, period.starts_at)
     if expires_at > account.clock_at and grant.expires_at != expires_at:
         grant.expires_at = expires_at
         account.grants.sort(key=lambda each: each.burn_order)
@@ -337,7 +328,7 @@ def _begin_anew(
         ALLOWANCE_PRIORITY,
         offset,
     )
-    before = _usable_from(account, period.starts_at)
+    before = _left_from(account, period.starts_at)
     entry = add_grant(account, grant, cause="")
     entry.cause = cause
     _shift_limits_from(account, period.starts_at, before)
