@@ -20,7 +20,7 @@ _SENDING = re.compile(r"([0-9]{1,8})(?:x([A-Z]{2}))?(?::([a-z]+))?(?::([^:]+))?"
 _VERDICTS = {"allow": "all of them", "partial": "some of them", "refuse": "none of them"}
 _REASONS = {
     "credits_insufficient": "The credits that are available cover no more.",
-    "list_exhausted": "The list's share covers no more.",
+    "list_exhausted": "What the list may spend covers no more.",
     "quota_exhausted": "The plan includes no more of this kind in the period.",
     "plan_ended": "The plan has ended.",
 }
@@ -86,18 +86,17 @@ def authorise(
     if envelope.as_json or answer["reason"]:
         show(envelope, [answer])
     else:
-        _show_answer(answer, fields["reserve_until"])
+        _show_answer(answer, list_name, fields["reserve_until"])
     if answer["details"]["decision"] != "allow":
         sys.exit(1)
 
 
-def _show_answer(answer: Answer, reserve_until: int | None) -> None:
+def _show_answer(answer: Answer, list_name: str, reserve_until: int | None) -> None:
     said = answer["details"]
     click.echo(f"{answer['tenant']} may send {_VERDICTS[said['decision']]}\n")
     facts = {"allowed": f"{said['allowed']:,} of {said['requested']:,}"}
     if said["reason"]:
-        meaning = _REASONS.get(said["reason"])
-        facts["not more for"] = f"{said['reason']}: {meaning}" if meaning else said["reason"]
+        facts["not more for"] = _explained(said["reason"], list_name)
     if said["segments"]:
         facts["segments"] = f"{said['segments']} each"
     is_whole = said["cost"] == said["cost_requested"]
@@ -109,3 +108,11 @@ def _show_answer(answer: Answer, reserve_until: int | None) -> None:
     if "reservation" in said and reserve_until is not None:
         facts["reserved"] = f"until {rfc3339(reserve_until)} as {said['reservation']}"
     show_facts(facts)
+
+
+def _explained(reason: str, list_name: str) -> str:
+    """The reason with its meaning; one of a newer worker, which we do not know, as it is."""
+    meaning = _REASONS.get(reason)
+    if reason == "list_exhausted" and not list_name:
+        meaning = "The rest of the credits is assigned to lists: name one with --list."
+    return f"{reason}: {meaning}" if meaning else reason

@@ -372,6 +372,24 @@ def test_an_answer_says_what_a_person_composing_wants_to_know(settings: Settings
     ]
 
 
+@pytest.mark.parametrize(
+    ("reason", "options", "line"),
+    [
+        ("list_exhausted", ("--list", "news"), "list_exhausted: What the list may spend covers no more."),
+        ("list_exhausted", (), "list_exhausted: The rest of the credits is assigned to lists"),
+        ("quota_exhausted", (), "quota_exhausted: The plan includes no more of this kind in the period."),
+        ("plan_ended", (), "plan_ended: The plan has ended."),
+        ("of_a_newer_worker", (), "of_a_newer_worker"),
+    ],
+)
+def test_why_not_more_is_explained(
+    settings: Settings, run: Run, reason: str, options: Sequence[str], line: str
+) -> None:
+    with AnsweringWorker(settings, "t", details=ANSWER | {"reason": reason}):
+        result = run("account", "authorise", "t", "5000xUS", *options)
+    assert f"not more for  {line}" in result.stdout
+
+
 def test_all_allowed_is_exit_code_0_and_nothing_is_said_of_what_does_not_apply(
     settings: Settings, run: Run
 ) -> None:
