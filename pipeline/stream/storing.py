@@ -107,12 +107,12 @@ def snapshots(
         for value in each.windows.values()
         if value is not None
     ]
-    accounts = [
+    accounts = (
         (partition, decode_kept(_decode_account, value))
         for partition, each in changes
         for value in each.accounts.values()
         if value is not None
-    ]
+    )
     return [
         (USAGE, usage_columns(window for _, window in windows)),
         (ENTRIES, usage_entry_columns(windows)),
