@@ -27,6 +27,7 @@ from pipeline.settings import load_settings
 _DEFAULT_DAYS = 29
 _DEFAULT_LIMIT = {"table": 50, "json": 1_000}
 """Of CSV and workbooks, which are written as they are read, there is none."""
+_AT_ONCE = 10_000
 _MOST = 4_294_967_295
 _AMOUNTS = frozenset({"rate", "credits"})
 
@@ -82,7 +83,9 @@ def messages(
 def _stored(
     client: Client, tenant: str, edges: list[int], limit: int, kept: dict[str, str | None]
 ) -> Iterator[StoredMessage]:
-    """The messages newest first, a day at a time, so that a year of them needs no more memory than a day."""
+    """The messages newest first; many of them a day at a time, so that a year needs no more memory than a day."""
+    if limit <= _AT_ONCE:
+        edges = [edges[0], edges[-1]]
     for starts_at, ends_at in zip(reversed(edges[:-1]), reversed(edges[1:]), strict=True):
         if limit <= 0:
             return
