@@ -24,6 +24,7 @@ from pipeline.core.state import PartitionState
 
 FINAL_FAILURES = ("undelivered", "failed")
 """The statuses that a plan may refund."""
+_FINAL_FAILURES = frozenset(FINAL_FAILURES)
 NO_OFFSET = -1
 _MESSAGE_KEY = FACT_COLUMNS.index("message_key")
 _STATUS = FACT_COLUMNS.index("status")
@@ -117,7 +118,7 @@ class Refunds:
         Replays are left out, since the identities remember what they refunded; so is what was never charged, or is
         charged only by these records.
         """
-        failed = [each for each in admitted if each[6] and each[5].status in FINAL_FAILURES]
+        failed = [each for each in admitted if each[6] and each[5].status in _FINAL_FAILURES]
         if not failed:
             return []
         identities = self._identities

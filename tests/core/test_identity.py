@@ -520,3 +520,36 @@ def test_nothing_is_looked_up_while_everything_is_held() -> None:
     worker = Worker(rules())
     log = log_of({}, RECEIPT, {"occurred_at": NOON - 20 * DAY})
     assert not worker.fold.look_ups(worker.fold.admit(log.records))
+
+
+# Refunds, for their replays.
+
+
+def test_a_refund_is_remembered_until_no_replay_can_come_to_it() -> None:
+    """Also where nothing else is in its delta, and much time passes."""
+    table: dict[bytes, bytes] = {}
+    index = make_index()
+    charge(index, 1)
+    keep(index, table)
+    index.refund(2, ("fact", b"key", 1, {}))
+    index.advance(2)
+    written = {key for key, value in keep(index, table, NOON + HOUR).items() if value}
+    again = loaded(table)
+    assert again.refunded == {2: ("fact", b"key", 1, {})}
+    again.advance(1)  # The replay has not come to the refund yet.
+    later = NOON + 1000 * DAY
+    assert written.isdisjoint(key for key, value in keep(again, table, later).items() if value is None)
+    assert loaded(table).refunded == again.refunded == {2: ("fact", b"key", 1, {})}
+    again.advance(2)
+    keep(again, table, later)
+    assert not again.refunded
+
+
+def test_a_delta_with_many_refunds_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest value that Kafka takes bounds it."""
+    monkeypatch.setattr(identity, "CUT_WEIGHT", 10 * identity.REFUND_WEIGHT)
+    index = make_index()
+    for offset in range(95):
+        index.refund(offset, ("fact",))
+        index.advance(offset)
+    assert len(index.checkpoint(NOON)) == 10

@@ -21,6 +21,7 @@ STATUSES = ("accepted", "queued", "sent", "sent", "delivered", "undelivered", "f
 KINDS = ("sms", "sms", "sms", "mms", "email", "rcs")
 BODIES = (None, None, "short", "x" * 200, "", "ü" * 100 + "☃")
 LEVELS = ((80, 85, 90, 95), (1, 50, 100), ())
+REFUNDED = (("undelivered", "failed"), ("failed",), ())
 ZONES = ("UTC", "America/New_York", "Asia/Kathmandu", "Pacific/Chatham")
 
 seeds = st.builds(
@@ -49,7 +50,7 @@ def make_log(
     """A log of one record per seed; an orderly one has no refusals. The first levels are those of the beginning."""
     log = Log(START)
     for tenant in TENANTS:
-        terms = plan("20", late_grace_hours=4, alert_levels=levels[0])
+        terms = plan("20", late_grace_hours=4, alert_levels=levels[0], refunded_statuses=REFUNDED[0])
         log.set_plan(terms, tenant=tenant, effective_at=START - DAY)
     for seed in event_seeds:
         _append(log, Random(seed), levels, is_orderly=is_orderly)
@@ -78,6 +79,8 @@ def _append(log: Log, chance: Random, levels: Sequence[tuple[int, ...]], *, is_o
             anchor_day=chance.choice((1, 28, 31)),
             alert_levels=chance.choice(levels),
             late_grace_hours=chance.choice((0, 4, 48)),
+            # A plan that comes for the past lets a failure be refunded when it is repeated.
+            refunded_statuses=REFUNDED[0] if is_orderly else chance.choice(REFUNDED),
         )
         log.set_plan(terms, effective_at=log.now + chance.choice((0, 0, -2 * DAY, 2 * HOUR, 2 * DAY)))
     elif what < 0.96 or is_orderly:
