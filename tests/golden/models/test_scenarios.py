@@ -1,5 +1,6 @@
 """Every scenario gives what is written down, and a further model needs data alone."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -116,3 +117,20 @@ def test_a_further_model_is_a_plan_file_and_a_folder(tmp_path: Path) -> None:
     assert rendered(report)
     (bill,) = [entry for _, entry in report.entries if entry.kind == "arrears"]
     assert (bill.amount, bill.money_micros, bill.currency) == (20_000_000, 1_000_000, "EUR")
+
+
+def test_the_readme_names_tests_that_exist_and_leaves_none_out() -> None:
+    """A sentence of a model without its test would be a promise."""
+    readme = (MODELS / "README.md").read_text("utf-8")
+    files = [*MODELS.glob("test_*.py"), Path(__file__).parents[2] / "e2e" / "test_models.py"]
+    there = {
+        name: path
+        for path in files
+        for name in re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
+    }
+    named = set(re.findall(r"`(test_\w+)`", readme))
+    assert named - there.keys() == set()
+    of_models = {name for name, path in there.items() if path.stem.removeprefix("test_") in NAMES}
+    assert of_models - named == set()
+    marked = set(re.findall(r"`(test_\w+)` \(cli\)", readme))
+    assert {name for name in named if there[name].stem == "test_models"} == marked
