@@ -170,6 +170,23 @@ def test_a_settlement_moves_credits_between_grants_and_changes_no_balance() -> N
     }
 
 
+def test_in_one_instant_usage_comes_before_a_lapse_and_what_grants_covered_before_what_none_did() -> None:
+    """A late message burned a lapsed grant: its entry has a later offset than the expiry, and the same instant."""
+    quarter = MARCH - 15 * MINUTE
+    entries = [
+        entry("expiry", -2, MARCH - 1, offset=1),
+        entry("usage", -3, quarter, "", offset=2, window_start=quarter),
+        entry("usage", -1, quarter, offset=3, window_start=quarter),
+    ]
+    lines = make_statement(entries, FEBRUARY, MARCH).lines
+    assert [(line.kind, line.grant_id) for line in lines] == [
+        ("usage", "allowance:1"),
+        ("usage", ""),
+        ("expiry", "allowance:1"),
+    ]
+    assert {line.at for line in lines} == {MARCH - 1}
+
+
 def test_a_grant_that_neither_began_with_something_nor_moved_is_left_out() -> None:
     entries = [
         entry("purchase", 5, FEBRUARY - 2 * DAY, "purchase:old"),
