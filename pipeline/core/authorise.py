@@ -48,12 +48,12 @@ class _Allowed(NamedTuple):
 
 def authorise(command: Authorise, call: Call) -> Refusal | Details:
     """Answers allow, partial or refuse; refused as a command only where nothing can be answered."""
-    terms = call.live.terms_at(call.now)
+    terms = call.live.terms_at(call.at)
     assert terms is not None, "commands that need a plan come here only with one"
     segments = measure(command.body, terms.plan.profile)[1] if command.body is not None else 0
     if segments > MAX_SEGMENTS:
         return Refusal.TOO_MANY_SEGMENTS
-    sorts = list(_sorts(command, call.now, terms, segments))
+    sorts = list(_sorts(command, call.at, terms, segments))
     requested = sum(sort.number for sort in sorts)
     if not requested:
         return Refusal.FIELD_MISSING

@@ -34,7 +34,7 @@ class Call:
         return self.live.account
 
     @property
-    def now(self) -> int:
+    def at(self) -> int:
         """The time of the log."""
         return self.live.account.clock_at
 

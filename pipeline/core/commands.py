@@ -112,7 +112,7 @@ def _remembered(answers: list[Answer], now: int) -> list[Answer]:
 
 
 def _carry_out(command: Command, call: Call) -> Refusal | Details:
-    if not isinstance(command, _NEED_NO_PLAN) and call.live.terms_at(call.now) is None:
+    if not isinstance(command, _NEED_NO_PLAN) and call.live.terms_at(call.at) is None:
         return Refusal.TENANT_UNKNOWN
     if isinstance(command, Tick):
         return {}  # `advance` has let time pass before any command is carried out.

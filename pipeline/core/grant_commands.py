@@ -69,7 +69,7 @@ def _expires_at(command: GrantCredits, call: Call) -> int | None:
         expires_at = milliseconds(command.expires_at)
     else:
         return FOREVER_AT
-    return expires_at if max(starts_at, call.now) < expires_at < LATEST_AT else None
+    return expires_at if max(starts_at, call.at) < expires_at < LATEST_AT else None
 
 
 def void(command: VoidGrant, call: Call) -> Refusal | Details:
@@ -104,9 +104,9 @@ def adjust(command: AdjustCredits, call: Call) -> Refusal | Details:
         return grant(given, call)
     if amount == 0:
         return Refusal.AMOUNT_INVALID
-    terms = call.live.terms_at(call.now)
+    terms = call.live.terms_at(call.at)
     may_owe = terms is not None and terms.plan.overage != "hard_stop"
-    if -amount > call.account.credits_at(call.now) and not may_owe:
+    if -amount > call.account.credits_at(call.at) and not may_owe:
         return Refusal.CREDITS_INSUFFICIENT
     call.live.take(-amount, "adjustment", call.id, call.offset, call.outcomes)
     return {}

@@ -73,7 +73,7 @@ def confirm_recharge(command: ConfirmRecharge, call: Call) -> Refusal | Details:
         kind="purchase",
         amount=credits_paid,
         remaining=credits_paid,
-        starts_at=call.now,
+        starts_at=call.at,
         expires_at=FOREVER_AT,
         priority=500,
         created_offset=call.offset,
@@ -89,7 +89,7 @@ def decline_recharge(command: DeclineRecharge, call: Call) -> Refusal | Details:
     state = call.account.recharge
     if state is None or not state.in_flight or state.in_flight != command.recharge:
         return Refusal.RECHARGE_UNKNOWN
-    terms = call.live.terms_at(call.now)
+    terms = call.live.terms_at(call.at)
     decline(call.account, state, terms.plan.recharge if terms else None)
     call.live.changed()
     return {"next_at": state.next_at}

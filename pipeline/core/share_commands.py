@@ -27,7 +27,7 @@ def allocate(command: Allocate, call: Call) -> Refusal | Details:
         if share < 0:
             return Refusal.AMOUNT_INVALID
         held = account.allocations.get(command.list)
-        free = account.credits_at(call.now) - account.assigned + (max(held.left, 0) if held else 0)
+        free = account.credits_at(call.at) - account.assigned + (max(held.left, 0) if held else 0)
         if share > free:
             return Refusal.CREDITS_INSUFFICIENT
         if held is None and len(account.allocations) >= MAX_LISTS:
@@ -49,9 +49,9 @@ def reserve(command: Reserve, call: Call) -> Refusal | Details:
 def hold(amount: int, expires_at: int, campaign: str, listed: str, call: Call) -> Refusal | Details:
     """Makes the reservation that has the command's id."""
     account = call.account
-    if not call.now < expires_at < LATEST_AT:
+    if not call.at < expires_at < LATEST_AT:
         return Refusal.EXPIRY_INVALID
-    terms = call.live.terms_at(call.now)
+    terms = call.live.terms_at(call.at)
     may_owe = terms is not None and terms.plan.overage != "hard_stop"
     if amount > account.available and not may_owe:
         return Refusal.CREDITS_INSUFFICIENT
