@@ -154,7 +154,8 @@ class LiveAccount:
         """Pays off what is uncovered with allowances just given, where the plan says so."""
         if terms.plan.settled_by != "any_grant":
             return []
-        held = {grant.id: grant for grant in self.account.grants}
+        # What a renewal has cut off ends as it begins: it was given long ago, and pays nothing.
+        held = {each.id: each for each in self.account.grants if each.expires_at > self.account.clock_at}
         return [
             entry
             for each in given

@@ -1,11 +1,16 @@
-"""The ledger written down for clarity, not for speed: whole credits, plain lists, everything looked up each time."""
+"""An account written down for clarity, not for speed: after the rules, with everything looked up each time.
+
+Amounts are micro-credits, instants epoch milliseconds. A step is `pass_time`, then one thing that happens. What is
+usable in the open period is not kept but found: what was used of it and what is left, less what is uncovered.
+"""
 
 from calendar import monthrange
+from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-HOUR = 3_600_000
+HOUR, DAY = 3_600_000, 86_400_000
 FOREVER = 1 << 53
 
 
@@ -17,8 +22,37 @@ class NaivePlan:
     allowance: int
     zone: str = "UTC"
     anchor: int = 1
-    grace_hours: int = 72
+    grace: int = 72 * HOUR
     levels: tuple[int, ...] = (80, 85, 90, 95)
+    policy: str = "hard_stop"
+    settled_by: str = "nothing"
+    rolls: bool = False
+    months: int = 0
+    cap: int | None = None
+    floor: int = 0
+    trial_days: int = 0
+    level: int | None = None
+    """Recharges below this; none for never."""
+    block: int = 0
+    cool_down: int = 0
+    delay: int = 0
+    daily_cap: int = 1
+    back_off: int = 0
+
+    @property
+    def forgives(self) -> bool:
+        """Whether nobody ever pays what is uncovered."""
+        return self.policy == "hard_stop" and self.settled_by == "nothing"
+
+    def allowance_at(self, start: int, end: int) -> tuple[int, int]:
+        """What the period gets, and until when it is good."""
+        if self.trial_days:
+            over = days_later(self.since, self.trial_days, self.zone)
+            return (self.allowance if start <= self.since < end else 0), over
+        return self.allowance, self.end_of_rolled(start) if self.rolls else end
+
+    def end_of_rolled(self, start: int) -> int:
+        return months_later(start, self.months, self.zone) if self.months else FOREVER
 
 
 @dataclass
@@ -26,13 +60,23 @@ class NaiveGrant:
     """Credits that are good in [start, end)."""
 
     name: str
+    kind: str
     given: int
     left: int
     start: int
     end: int
     priority: int
-    is_paid: bool
     number: int
+    is_extended: bool = False
+    is_over: bool = False
+    was_empty: bool = False
+
+    def is_good(self, at: int) -> bool:
+        return self.left > 0 and self.start <= at < self.end
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        return (self.priority, self.end, self.kind == "purchase", self.start, self.number, self.name)
 
 
 @dataclass
@@ -41,51 +85,147 @@ class NaivePeriod:
 
     start: int
     end: int
-    limit: int
     used: int = 0
+    uncovered: int = 0
     arming: int = 1
     fired: set[int] = field(default_factory=set)
 
 
+@dataclass
+class NaiveHold:
+    """Credits held until an instant."""
+
+    name: str
+    left: int
+    end: int
+    campaign: str
+
+
+@dataclass
+class NaiveRecharge:
+    """The last request."""
+
+    number: int = 0
+    is_open: bool = False
+    due: int = 0
+    block: int = 0
+    not_before: int = 0
+    declines: int = 0
+    below_since: int = 0
+    day: date | None = None
+    of_day: int = 0
+
+
 def local_midnight(year: int, month: int, day: int, zone: str) -> int:
-    """The instant at which a date begins."""
+    """The instant at which a date begins; a day the month does not have is its last."""
     years, months = divmod(month - 1, 12)
     year, month = year + years, months + 1
     day = min(day, monthrange(year, month)[1])
     return round(datetime(year, month, day, tzinfo=ZoneInfo(zone)).timestamp()) * 1000
 
 
-def month_end(at: int, zone: str, anchor: int) -> tuple[int, int]:
+def local_date(at: int, zone: str) -> date:
+    return datetime.fromtimestamp(at / 1000, UTC).astimezone(ZoneInfo(zone)).date()
+
+
+def days_later(at: int, days: int, zone: str) -> int:
+    day = local_date(at, zone) + timedelta(days=days)
+    return local_midnight(day.year, day.month, day.day, zone)
+
+
+def months_later(at: int, months: int, zone: str) -> int:
+    day = local_date(at, zone)
+    return local_midnight(day.year, day.month + months, day.day, zone)
+
+
+def month_around(at: int, zone: str, anchor: int) -> tuple[int, int]:
     """The billing month that contains an instant."""
     year = datetime.fromtimestamp(at / 1000, UTC).year
     starts = [local_midnight(year, month, anchor, zone) for month in range(-1, 16)]
-    start = max(each for each in starts if each <= at)
-    return start, min(each for each in starts if each > at)
+    return max(each for each in starts if each <= at), min(each for each in starts if each > at)
 
 
 class NaiveLedger:
-    """One account."""
+    """One account; no message of it is ahead of the log."""
 
-    def __init__(self) -> None:
-        self.now = 0
+    def __init__(self, now: int) -> None:
+        self.now = now
+        self.record = 0
+        """The number of the record at hand: tells older grants from newer."""
         self.plans: list[NaivePlan] = []
         self.grants: list[NaiveGrant] = []
         self.periods: list[NaivePeriod] = []
         self.uncovered = 0
+        self.shares: dict[str, int] = {}
+        self.holds: list[NaiveHold] = []
+        self.recharge = NaiveRecharge()
+        self.posted: Counter[tuple[str, str]] = Counter()
+        """(kind of entry, grant) to the sum of its entries, but for usage."""
         self.alerts: list[tuple[int, int, int]] = []
-        """(period start, arming, level), in the order in which they fired."""
+        """(period start, arming, level) of open periods, in the order in which they fired."""
+        self.requests: list[tuple[int, int]] = []
+        """(credits, credits due) of recharges asked for."""
+
+    # What is known.
+
+    @property
+    def plan(self) -> NaivePlan:
+        """The plan in force."""
+        return self.plan_at(self.now)
 
     def plan_at(self, at: int) -> NaivePlan:
-        """The plan in force."""
         return max((plan for plan in self.plans if plan.since <= at), key=lambda plan: plan.since)
+
+    @property
+    def open(self) -> NaivePeriod:
+        return self.periods[-1]
+
+    @property
+    def good(self) -> int:
+        """The credits that are good now."""
+        return sum(grant.left for grant in self.grants if grant.is_good(self.now))
+
+    @property
+    def owed(self) -> int:
+        return 0 if self.plan.forgives else self.uncovered
+
+    @property
+    def held(self) -> int:
+        return sum(hold.left for hold in self.holds)
+
+    @property
+    def available(self) -> int:
+        return self.good - self.held - self.owed
+
+    @property
+    def balance(self) -> int:
+        return sum(grant.left for grant in self.grants if not grant.is_over) - self.uncovered
+
+    @property
+    def limit(self) -> int:
+        """What is usable in the open period."""
+        left = sum(
+            grant.left
+            for grant in self.grants
+            if not grant.is_over and grant.start < self.open.end and grant.end > self.open.start
+        )
+        return self.open.used + left - self.open.uncovered
+
+    def post(self, kind: str, grant: str, amount: int) -> None:
+        if amount:
+            self.posted[kind, grant] += amount
+
+    # Time.
 
     def pass_time(self, until: int) -> None:
         """Every instant at which something is due has its turn."""
-        while self.plans:
-            grace = self.plan_at(self.now).grace_hours * HOUR
-            due = [plan.since for plan in self.plans]
-            due += [period.end + wait for period in self.periods for wait in (0, grace)]
-            due += [grant.end + grace for grant in self.grants]
+        self.happen()
+        while True:
+            grace = self.plan.grace
+            due = [plan.since for plan in self.plans] + [hold.end for hold in self.holds]
+            due += [at for each in self.periods for at in (each.end, each.end + grace)]
+            due += [at for each in self.grants for at in (each.start, each.end, each.end + grace)]
+            due += [] if self.recharge.is_open else [self.recharge.not_before]
             due = [at for at in due if self.now < at <= until]
             if not due:
                 break
@@ -94,91 +234,351 @@ class NaiveLedger:
         self.now = max(self.now, until)
 
     def happen(self) -> None:
-        """What the present instant asks for."""
-        plan = self.plan_at(self.now)
-        grace = plan.grace_hours * HOUR
+        """What the present instant asks for: what ends, ends first, and shares may count on what is renewed."""
+        has_ended = self.end_grants()
+        gifts: list[tuple[NaiveGrant, int]] = []
         if not self.periods:
-            self.begin_period(max(plan.since, self.now - grace))
-        while self.periods[-1].end <= self.now:
-            self.begin_period(self.now)
-        current = next(period for period in self.periods if period.start <= self.now < period.end)
+            gifts += self.begin_period(max(self.plan.since, self.now - self.plan.grace))
+        while self.open.end <= self.now:
+            gifts += self.begin_period(self.now)
+        gifts += self.bring_allowance_to_plan()
+        if self.plan.settled_by == "any_grant":
+            for grant, _ in gifts:
+                self.pay_with(grant)
+        has_ended = self.end_grants() or has_ended
+        if has_ended:
+            self.cut_shares()
+        self.close_periods()
+        self.follow()
+
+    def end_grants(self) -> bool:
+        """Whether credits have ended."""
+        ended = [grant for grant in self.grants if grant.end <= self.now and not grant.is_over]
+        for grant in ended:
+            grant.is_over = True
+            self.post("expiry", grant.name, -grant.left)
+        return any(grant.left for grant in ended)
+
+    def begin_period(self, at: int) -> list[tuple[NaiveGrant, int]]:
+        """The first period contains `at`; any other follows the last."""
+        plan = self.plan
+        gifts = []
+        if self.periods:
+            start = self.open.end
+            end = month_around(start, plan.zone, plan.anchor)[1]
+            gifts += self.roll_over(start) if plan.rolls else []
+        else:
+            start, end = month_around(at, plan.zone, plan.anchor)
+        self.periods.append(NaivePeriod(start, end))
+        amount, good_until = plan.allowance_at(start, end)
+        return [
+            *gifts,
+            self.add("allowance", f"allowance:{start}", amount, start, good_until, 100, "allowance"),
+        ]
+
+    def roll_over(self, start: int) -> list[tuple[NaiveGrant, int]]:
+        """Allowances pass into the period: no more than the cap, no less than the floor."""
+        plan = self.plan
+        rolled = [
+            grant
+            for grant in sorted(self.grants, key=lambda each: each.place)
+            if grant.kind in ("allowance", "rollover") and grant.start < start < grant.end
+        ]
+        total = sum(grant.left for grant in rolled)
+        too_much = 0 if plan.cap is None else max(total - plan.cap, 0)
+        for grant in rolled:
+            grant.kind = "rollover"
+            cut = min(grant.left, too_much)
+            if cut:
+                too_much -= cut
+                grant.given -= cut
+                grant.left -= cut
+                self.post("rollover", grant.name, -cut)
+                self.add("rollover", f"{grant.name}:until:{start}", cut, grant.start, start, 100, "rollover")
+        if total >= plan.floor:
+            return []
+        until = plan.end_of_rolled(start)
+        return [self.add("rollover", f"floor:{start}", plan.floor - total, start, until, 100, "rollover")]
+
+    def bring_allowance_to_plan(self) -> list[tuple[NaiveGrant, int]]:
+        """The open period has what the plan gives, less what was burned of it."""
+        plan, start, end = self.plan, self.open.start, self.open.end
+        amount, good_until = plan.allowance_at(start, end)
+        if good_until <= self.now:
+            amount = 0
         for grant in self.grants:
-            if grant.name == f"allowance:{current.start}":
-                burned = grant.given - grant.left
-                change = max(plan.allowance - burned, 0) - grant.left
+            if grant.kind == "allowance" and start <= grant.start < end and not grant.is_over:
+                if good_until > self.now:
+                    grant.end = good_until
+                change = max(amount - (grant.given - grant.left), 0) - grant.left
                 grant.given += change
                 grant.left += change
-                current.limit += change
-        self.grants = [grant for grant in self.grants if grant.end + grace > self.now]
-        while len(self.periods) > 1 and self.periods[0].end + grace <= self.now:
-            del self.periods[0]
-            self.grants = [each for each in self.grants if each.left or each.name.startswith("allowance")]
-        self.look_at_levels()
+                self.post("plan_change", grant.name, change)
+                return [(grant, change)] if change > 0 else []
+        if not amount:
+            return []
+        name, begin = f"allowance:{start}:{plan.since}", max(start, plan.since)
+        return [self.add("allowance", name, amount, begin, good_until, 100, "allowance")]
 
-    def begin_period(self, at: int) -> None:
-        """The first period contains `at`; any other follows the last."""
-        plan = self.plan_at(max(at, self.now) if self.periods else at)
-        start, end = month_end(self.periods[-1].end if self.periods else at, plan.zone, plan.anchor)
-        if self.periods:
-            start = self.periods[-1].end
-        carried = sum(grant.left for grant in self.grants if grant.start < end and grant.end > start)
-        self.periods.append(NaivePeriod(start, end, carried + plan.allowance))
-        number = len(self.grants)
-        self.grants.append(
-            NaiveGrant(f"allowance:{start}", plan.allowance, plan.allowance, start, end, 100, False, number)
-        )
+    def close_periods(self) -> None:
+        closed_until = self.now - self.plan.grace
+        self.grants = [each for each in self.grants if not each.is_over or each.end > closed_until]
+        while len(self.periods) > 1 and self.periods[0].end <= closed_until:
+            period = self.periods.pop(0)
+            if self.plan.policy == "arrears" or self.plan.forgives:
+                self.uncovered -= period.uncovered
+                self.post("write_off" if self.plan.forgives else "arrears", "", period.uncovered)
+            self.grants = [
+                each for each in self.grants if each.left or not each.was_empty or each.kind == "allowance"
+            ]
+            for each in self.grants:
+                each.was_empty = not each.left
 
-    def set_plan(self, plan: NaivePlan) -> None:
-        """Puts the account under a plan, from then on."""
-        self.plans = [each for each in self.plans if each.since != plan.since] + [plan]
-        self.happen()
+    # Grants.
+
+    def add(
+        self, kind: str, name: str, amount: int, start: int, end: int, priority: int, entry: str
+    ) -> tuple[NaiveGrant, int]:
+        grant = NaiveGrant(name, kind, amount, amount, start, end, priority, self.record)
+        self.grants.append(grant)
+        self.post(entry, name, amount)
+        return grant, amount
 
     def give(
-        self, name: str, amount: int, start: int, end: int, priority: int, *, is_paid: bool, number: int
+        self,
+        kind: str,
+        name: str,
+        amount: int,
+        start: int,
+        end: int = FOREVER,
+        priority: int = 500,
+        *,
+        is_extended: bool = False,
     ) -> None:
-        """Adds a grant."""
-        self.grants.append(NaiveGrant(name, amount, amount, start, end, priority, is_paid, number))
-        for period in self.periods:
-            if start < period.end and end > period.start:
-                period.limit += amount
-        self.look_at_levels()
+        """A grant by a command."""
+        grant, _ = self.add(kind, name, amount, start, end, priority, kind)
+        grant.is_extended = is_extended
+        if is_extended:
+            for other in self.grants:
+                if other.is_extended and not other.is_over:
+                    other.end = max(other.end, end)
+        if self.plan.settled_by == "any_grant" or (
+            self.plan.settled_by == "purchases" and kind == "purchase"
+        ):
+            self.pay_with(grant)
+        self.follow()
 
-    def charge(self, amount: int, at: int) -> None:
-        """Burns credits one by one."""
-        while at >= self.periods[-1].end:
-            self.begin_period(at)
+    def pay_with(self, grant: NaiveGrant) -> None:
+        paid = min(max(self.uncovered, 0), grant.left)
+        grant.left -= paid
+        self.post("settlement", grant.name, -paid)
+        self.pay("settlement", paid)
+
+    def pay(self, kind: str, paid: int) -> None:
+        """What is uncovered is paid off, the oldest first."""
+        self.post(kind, "", paid)
+        older = self.uncovered - sum(max(each.uncovered, 0) for each in self.periods)
+        self.uncovered -= paid
+        paid -= min(paid, max(older, 0))
+        for period in self.periods:
+            part = min(paid, max(period.uncovered, 0))
+            period.uncovered -= part
+            paid -= part
+
+    def void(self, name: str) -> str:
+        for grant in self.grants:
+            if grant.name == name:
+                if grant.left < grant.given or grant.is_over:
+                    return "grant_burned"
+                self.grants.remove(grant)
+                self.post("void", name, -grant.given)
+                self.cut_shares()
+                self.follow()
+                return ""
+        return "grant_unknown"
+
+    # Usage.
+
+    def burn(self, amount: int, at: int, period: NaivePeriod) -> list[tuple[str, int]]:
+        taken = []
+        for grant in sorted(self.grants, key=lambda each: each.place):
+            part = min(amount, grant.left) if grant.is_good(at) else 0
+            if part:
+                grant.left -= part
+                amount -= part
+                taken.append((grant.name, part))
+        if amount:
+            self.uncovered += amount
+            period.uncovered += amount
+            taken.append(("", amount))
+        return taken
+
+    def place(self, at: int) -> tuple[int, NaivePeriod]:
+        """Whose grants burn, and where it counts: in its own period, or in the open one now."""
         if at < self.periods[0].start:
             at = self.now
-        period = next(period for period in self.periods if period.start <= at < period.end)
+        return at, next(each for each in self.periods if each.start <= at < each.end)
+
+    def charge(self, amount: int, occurred_at: int, listed: str, campaign: str) -> list[tuple[str, int]]:
+        """A message; says what it burned."""
+        at, period = self.place(occurred_at)
+        taken = self.burn(amount, at, period)
         period.used += amount
-        for _ in range(amount):
-            good = [grant for grant in self.grants if grant.left and grant.start <= at < grant.end]
-            if good:
-                first = min(
-                    good,
-                    key=lambda each: (
-                        each.priority,
-                        each.end,
-                        each.is_paid,
-                        each.start,
-                        each.number,
-                        each.name,
-                    ),
-                )
-                first.left -= 1
-            else:
-                self.uncovered += 1
+        if listed in self.shares:
+            self.shares[listed] -= amount
+        for hold in self.holds:
+            if campaign and hold.campaign == campaign:
+                part = min(amount, hold.left)
+                hold.left -= part
+                amount -= part
+        self.follow()
+        return taken
+
+    def refund(self, taken: list[tuple[str, int]], occurred_at: int, listed: str) -> None:
+        """What a message burned comes back, to grants that are still there."""
+        at, period = self.place(occurred_at)
+        amount = sum(part for _, part in taken)
+        for name, part in taken:
+            back = part
+            if not name:
+                is_credited = self.plan.policy == "arrears"
+                back = part if is_credited else min(part, max(self.uncovered, 0))
+                self.uncovered -= back
+                period.uncovered -= back if is_credited else min(back, max(period.uncovered, 0))
+            for grant in self.grants:
+                if grant.name == name:
+                    grant.left += back
+                    grant.was_empty = False
+        if at == occurred_at:
+            period.used -= amount
+        if listed in self.shares:
+            self.shares[listed] += amount
+        self.follow()
+
+    def take(self, kind: str, amount: int) -> None:
+        """A command burns credits."""
+        for name, part in self.burn(amount, self.now, self.open):
+            self.post(kind, name, -part)
+        if kind == "commit":
+            self.open.used += amount
+        self.cut_shares()
+        self.follow()
+
+    def adjust(self, amount: int) -> str:
+        if amount > self.good and self.plan.policy == "hard_stop":
+            return "credits_insufficient"
+        self.take("adjustment", amount)
+        return ""
+
+    # Shares, holds and recharges.
+
+    def cut_shares(self) -> None:
+        """Shares give up what is no longer there, each in proportion, what the rounding leaves one by one."""
+        lists = {name: left for name, left in self.shares.items() if left > 0}
+        assigned = sum(lists.values())
+        missing = assigned - self.good
+        if missing <= 0:
+            return
+        exact = {
+            name: (left * missing // assigned, left * missing % assigned) for name, left in lists.items()
+        }
+        rest = missing - sum(whole for whole, _ in exact.values())
+        for rank, name in enumerate(sorted(exact, key=lambda name: (-exact[name][1], name))):
+            self.shares[name] -= exact[name][0] + (rank < rest)
+
+    def allocate(self, listed: str, share: int | None) -> str:
+        others = sum(max(left, 0) for name, left in self.shares.items() if name != listed)
+        if share is None:
+            self.shares.pop(listed, None)
+        elif others + share > self.good:
+            return "credits_insufficient"
+        else:
+            self.shares[listed] = share
+        self.follow()
+        return ""
+
+    def reserve(self, name: str, amount: int, end: int, campaign: str) -> str:
+        if amount > self.available and self.plan.policy == "hard_stop":
+            return "credits_insufficient"
+        self.holds.append(NaiveHold(name, amount, end, campaign))
+        self.follow()
+        return ""
+
+    def let_go(self, name: str, amount: int | None, *, is_commit: bool) -> str:
+        """Commits or releases what is held; none for all of it."""
+        hold = next((each for each in self.holds if each.name == name), None)
+        if hold is None:
+            return "reservation_unknown"
+        amount = hold.left if amount is None else amount
+        if amount > hold.left:
+            return "reservation_exceeded"
+        hold.left -= amount
+        if is_commit:
+            self.take("commit", amount)
+        self.follow()
+        return ""
+
+    def answer(self, number: int, *, is_paid: bool, name: str) -> str:
+        """The answer to a recharge's request."""
+        asked = self.recharge
+        if not asked.is_open or asked.number != number:
+            return "recharge_unknown"
+        asked.is_open = False
+        if not is_paid:
+            wait = min(self.plan.back_off * 2**asked.declines, DAY) if self.plan.level is not None else DAY
+            asked.declines += 1
+            asked.not_before = max(asked.not_before, self.now + wait)
+            return ""
+        asked.declines = 0
+        paid = min(asked.due, max(self.uncovered, 0))
+        self.pay("payment", paid)
+        self.give("purchase", name, asked.block + asked.due - paid, self.now)
+        return ""
+
+    # What follows from any change.
+
+    def follow(self) -> None:
+        self.holds = [hold for hold in self.holds if hold.left and hold.end > self.now]
+        if self.plan.policy == "hard_stop":
+            too_much = self.held - max(self.good - max(self.owed, 0), 0)
+            for hold in reversed(self.holds):
+                part = min(hold.left, max(too_much, 0))
+                hold.left -= part
+                too_much -= part
+            self.holds = [hold for hold in self.holds if hold.left]
         self.look_at_levels()
+        self.ask()
 
     def look_at_levels(self) -> None:
-        """Forgets what is no longer reached and tells what is."""
-        for period in self.periods:
-            at = min(max(self.now, period.start), period.end - 1)
-            reached = [level for level in range(1, 101) if 0 < period.limit * level <= period.used * 100]
-            if not period.fired <= set(reached):
-                period.fired &= set(reached)
-                period.arming += 1
-            for level in self.plan_at(at).levels:
-                if level in reached and level not in period.fired:
-                    period.fired.add(level)
-                    self.alerts.append((period.start, period.arming, level))
+        """Forgets what is no longer reached and tells what is, of the open period."""
+        period, limit = self.open, self.limit
+        reached = {level for level in range(1, 101) if 0 < limit * level <= period.used * 100}
+        if not period.fired <= reached:
+            period.fired &= reached
+            period.arming += 1
+        for level in self.plan.levels:
+            if level in reached - period.fired and period.used > 0:
+                period.fired.add(level)
+                self.alerts.append((period.start, period.arming, level))
+
+    def ask(self) -> None:
+        """Asks for a block below the level, within the bounds."""
+        plan, asked = self.plan, self.recharge
+        if plan.level is None:
+            return
+        if self.available >= plan.level:
+            asked.below_since = 0
+        elif not asked.is_open and self.now >= asked.not_before:
+            today = local_date(self.now, plan.zone)
+            if asked.day != today:
+                asked.day, asked.of_day = today, 0
+            if plan.delay and not asked.below_since:
+                asked.below_since, asked.not_before = self.now, self.now + plan.delay
+            elif asked.of_day >= plan.daily_cap:
+                asked.not_before = days_later(self.now, 1, plan.zone)
+            else:
+                asked.number, asked.of_day, asked.is_open = asked.number + 1, asked.of_day + 1, True
+                asked.due = max(self.uncovered, 0) if plan.policy == "negative" else 0
+                asked.block, asked.not_before = plan.block, self.now + plan.cool_down
+                asked.below_since = 0
+                self.requests.append((asked.block, asked.due))

@@ -45,6 +45,7 @@ def terms(chance: Random) -> dict[str, Any]:
             "level_credits": chance.choice(("0", "4", "15")),
             "block_credits": chance.choice(("5", "30")),
             "price": "10",
+            "delay_minutes": chance.choice((0, 0, 30)),
             "cool_down_minutes": chance.choice((1, 60, 1440)),
             "daily_cap": chance.choice((1, 1, 2, 50)),
             "back_off_minutes": chance.choice((1, 60, 1000)),
@@ -62,7 +63,8 @@ class History:
     def begin(self, chance: Random) -> None:
         """Puts the account under its first plan."""
         self.log.set_plan(
-            self.first_plan or terms(chance), effective_at=START - chance.choice((0, DAY, 40 * DAY, 400 * DAY))
+            self.first_plan or terms(chance),
+            effective_at=START - chance.choice((0, DAY, 40 * DAY, 400 * DAY)),
         )
 
     def append(self, chance: Random) -> None:
@@ -104,7 +106,12 @@ class History:
         now = self.log.now
         start = now + chance.choice((0, 0, -DAY, DAY, 20 * DAY))
         ending: dict[str, Any] = chance.choice(
-            ({}, {}, {"valid_months": 1}, {"expires_at": max(start, now) + chance.choice((HOUR, DAY, 9 * DAY))})
+            (
+                {},
+                {},
+                {"valid_months": 1},
+                {"expires_at": max(start, now) + chance.choice((HOUR, DAY, 9 * DAY))},
+            )
         )
         return self.log.grant(
             chance.choice(("0.5", "3", "10", "40")),
@@ -162,7 +169,9 @@ class History:
 
     def release(self, chance: Random) -> Record:
         amount = chance.choice((None, "0.5", "1", "8"))
-        return self.log.command("release_reservation", reservation=self._of(chance, "reserve"), credits=amount)
+        return self.log.command(
+            "release_reservation", reservation=self._of(chance, "reserve"), credits=amount
+        )
 
     def confirm(self, chance: Random) -> Record:
         return self.log.command("confirm_recharge", recharge=f"recharge-{self._recharge_number(chance)}")
