@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import sleep
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import click
 import orjson
@@ -53,6 +53,8 @@ class Round:
     """Accounts that are due and that were looked at."""
     sent: int
     """Ticks sent; those of the others were sent not long ago."""
+    repeated: int
+    """Those of them that were sent before: many say that no worker runs, or one with another key."""
     first_due_at: int
     """Of those sent; 0 for none."""
 
@@ -87,7 +89,8 @@ class Scheduler:
         if wanted:
             self._send(wanted)
         self._repeat_by_due = repeats | {each: _next_repeat(repeats.get(each), at) for each in wanted}
-        return Round(len(due), len(wanted), wanted[0][1] if wanted else 0)
+        repeated = sum(each in repeats for each in wanted)
+        return Round(len(due), len(wanted), repeated, wanted[0][1] if wanted else 0)
 
     def _ask(self, at: int) -> list[Due]:
         # Those that wait for their worker must not keep others from being seen.
@@ -151,29 +154,39 @@ def schedule(once: bool, every_seconds: float, limit: int) -> None:
         click.echo(_told(scheduler.round(now())))
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # It warns of every try to connect; what comes of them is said below, once.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     # As Ctrl-C does. A round may be cut anywhere: what was not sent is still due, and twice does no harm.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _log.info("looks every %g s for accounts that are due", every_seconds)
     with suppress(KeyboardInterrupt):
-        while True:
-            sleep(_one_round(scheduler, every_seconds))
+        _run(scheduler, every_seconds)
     _log.info("stopped")
 
 
-def _one_round(scheduler: Scheduler, every_seconds: float) -> float:
-    """Do a round and log it; gives the seconds until the next."""
-    try:
-        done = scheduler.round(now())
-    except Transient as error:
-        _log.warning("%s; again in %g s", error, error.retry_after_seconds)
-        return error.retry_after_seconds
-    if done.sent:
-        _log.info("%s", _told(done))
-    return every_seconds
+def _run(scheduler: Scheduler, every_seconds: float) -> NoReturn:
+    """Do round after round; logs those that sent something, and the first error of an outage."""
+    outage = ""
+    while True:
+        try:
+            done = scheduler.round(now())
+        except Transient as error:
+            if str(error) != outage:
+                outage = str(error)
+                _log.warning("%s; tried again until it answers", outage)
+            sleep(error.retry_after_seconds)
+            continue
+        if outage:
+            _log.info("everything answers again")
+            outage = ""
+        if done.sent:
+            _log.info("%s", _told(done))
+        sleep(every_seconds)
 
 
 def _told(done: Round) -> str:
     if not done.sent:
         return f"accounts due: {done.due}, no tick to send"
     first = datetime.fromtimestamp(done.first_due_at // 1000, UTC)
-    return f"accounts due: {done.due}, ticks sent: {done.sent}, the first due at {first:%Y-%m-%dT%H:%M:%SZ}"
+    again = f" ({done.repeated} of them again)" if done.repeated else ""
+    return f"accounts due: {done.due}, ticks sent: {done.sent}{again}, the first due at {first:%Y-%m-%dT%H:%M:%SZ}"
