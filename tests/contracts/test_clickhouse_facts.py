@@ -1,6 +1,7 @@
 """Old charges are found by key, and windows are summed anew from what is stored."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from clickhouse_connect.driver.client import Client
@@ -14,11 +15,14 @@ from pipeline.clickhouse.facts import (
     StoredCharge,
     fact_columns,
     stored_charges,
+    stored_messages,
 )
 from pipeline.clickhouse.migrate import apply_migrations
 from pipeline.clickhouse.snapshots import USAGE, WINDOWS_PER_QUERY, recompute_windows
 from pipeline.core.outcomes import FACT_COLUMNS
+from pipeline.core.refunds import StoredMessage, refund_key
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
+from tests.builders import AT, Log, plan, run
 
 QUARTER = 900_000
 
@@ -120,6 +124,62 @@ def test_merge_that_drops_replaced_rows_keeps_the_index_right(client: Client) ->
     found = stored_charges(client, [("acme", key_of(f"m{i}")) for i in range(1_000)])
     assert {charge.fingerprint for charge in found.values()} == {2}
     assert len(found) == 1_000
+
+
+# Look-up of messages that may be refunded.
+
+
+def folded(*statuses: str) -> list[tuple[Any, ...]]:
+    """The facts of one message over a boundary of two grants, as the fold gives them."""
+    log = Log()
+    log.set_plan(plan("1", refunded_statuses=["failed"]))
+    log.grant("5")
+    for status in statuses:
+        log.message("m1", status=status, body="x" * 161, list="vip", member="kim", inbox="sales")
+    return list(run(log).effects.facts.values())
+
+
+def stored(client: Client, facts: list[tuple[Any, ...]]) -> dict[bytes, StoredMessage]:
+    insert(client, FACTS, fact_columns(facts), "token")
+    return stored_messages(client, [(facts[0][AT["tenant"]], facts[0][AT["message_key"]])])
+
+
+def test_stored_message_is_what_the_fold_gave(client: Client) -> None:
+    (charge,) = folded("sent")
+    assert charge[AT["further_grants"]]
+    (message,) = stored(client, [charge]).values()
+    assert message == StoredMessage(charge)
+    assert [type(value) for value in message.charge] == [type(value) for value in charge]
+
+
+def test_stored_refund_is_found_with_its_message(client: Client) -> None:
+    charge, refund = folded("sent", "failed")
+    key = charge[AT["message_key"]]
+    assert refund[AT["message_key"]] == refund_key(key)
+    assert stored(client, [charge, refund]) == {key: StoredMessage(charge, refund[AT["kafka_offset"]])}
+
+
+def test_first_charge_and_first_refund_count(client: Client) -> None:
+    for offset in (5, 4, 6):
+        rows = [
+            {
+                "message_id": "same",
+                "message_key": key,
+                "kafka_offset": offset + later,
+                "version": offset + later,
+            }
+            for key, later in ((key_of("same"), 0), (refund_key(key_of("same")), 10))
+        ]
+        insert(client, FACTS, columns_of(FACTS, *rows), f"token {offset}")
+    (message,) = stored_messages(client, [("acme", key_of("same"))]).values()
+    assert (message.charge[AT["kafka_offset"]], message.refund_offset) == (4, 14)
+
+
+def test_another_tenants_message_is_not_found(client: Client) -> None:
+    insert(client, FACTS, facts(1), "token")
+    assert stored_messages(client, [("other", key_of("m0"))]) == {}
+    client.command("DROP TABLE rated_messages")
+    assert stored_messages(client, []) == {}
 
 
 # Windows summed anew.
