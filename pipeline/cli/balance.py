@@ -89,12 +89,14 @@ def _messages(client: Client, account: AccountSnapshot) -> dict[str, int]:
 
 def _show(account: AccountSnapshot, document: Document) -> None:
     show_facts(described(account, document))
-    zone = account.zone
+    # What has lapsed is no balance, though late messages of its time still burn it.
+    grants = [each for each in document["grants"] if not each["is_expired"]]
+    has_cost = any(each["currency"] for each in grants)
     tables: tuple[tuple[list[dict[str, Any]], frozenset[str]], ...] = (
         (document["lists"], frozenset({"limit", "spent", "left"})),
         (document["reservations"], frozenset({"amount", "held"})),
         (
-            [_readable(grant, zone) for grant in document["grants"]],
+            [_readable(grant, account.zone, has_cost=has_cost) for grant in grants],
             frozenset({"amount", "remaining"}),
         ),
     )
@@ -134,19 +136,24 @@ def _grant(grant: dict[str, Any]) -> dict[str, Any]:
         "remaining": format_credits(grant["remaining"]),
         "starts": rfc3339(grant["starts_at"]),
         "expires": None if expires_at >= FOREVER_AT else rfc3339(expires_at),
+        "is_expired": grant["is_expired"],
+        "cost": format_credits(grant["cost_micros"]),
+        "currency": grant["currency"] or None,
     }
 
 
-def _readable(grant: dict[str, Any], zone: str) -> dict[str, Any]:
+def _readable(grant: dict[str, Any], zone: str, *, has_cost: bool) -> dict[str, Any]:
     """A grant for people: by its name, and with the kind it has become."""
     name = grant_words(grant["id"], zone)
     name = name if name.startswith(grant["kind"]) else f"{name} ({grant['kind']})"
+    cost = money_words(grant["cost"], grant["currency"]) if grant["currency"] else ""
     return {
         "grant": name,
         "amount": grant["amount"],
         "remaining": grant["remaining"],
         "starts": grant["starts"],
         "expires": grant["expires"] or "never",
+        **({"cost": cost} if has_cost else {}),
     }
 
 

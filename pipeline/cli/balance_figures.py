@@ -20,6 +20,8 @@ from pipeline.data import catalogue_names, load_catalogue
 
 Document = dict[str, Any]
 
+_PACKAGES_SHOWN = 2
+
 
 def figures(account: AccountSnapshot, details: AccountDetails, contacts: ContactCounts | None) -> Document:
     """Every figure that is no list of its own."""
@@ -78,8 +80,8 @@ def _money(micros: int) -> str | None:
 
 def _next_expiry(account: AccountSnapshot) -> Document | None:
     """What lapses next, of grants that end at one instant."""
-    grants = [each for each in orjson.loads(account.grants) if each["remaining"]]
-    ends = [each["expires_at"] for each in grants if account.as_of_at < each["expires_at"] < FOREVER_AT]
+    grants = [each for each in orjson.loads(account.grants) if each["remaining"] and not each["is_expired"]]
+    ends = [each["expires_at"] for each in grants if each["expires_at"] < FOREVER_AT]
     if not ends:
         return None
     lapsing = sum(each["remaining"] for each in grants if each["expires_at"] == min(ends))
@@ -174,13 +176,21 @@ def _prices(its: Document) -> str | None:
     prices = []
     if its["credit_value"]:
         prices.append(f"{money_words(its['credit_value'], its['currency'])} per credit of the plan")
-    prices += [
-        f"{grouped(each['credits'])} for {money_words(each['price'], each['currency'])}"
-        for each in its["packages"]
-    ]
+    prices += _package_prices(its["packages"])
     if its["overage_price"]:
         prices.append(f"{money_words(its['overage_price'], its['currency'])} per credit beyond")
     return "; ".join(prices) or None
+
+
+def _package_prices(packages: list[Document]) -> list[str]:
+    """What packages cost; of more than fit into a line, the first and the last, which is the largest."""
+    if len(packages) > _PACKAGES_SHOWN:
+        first, last = packages[0], packages[-1]
+        prices = f"{money_words(first['price'], '')} to {money_words(last['price'], last['currency'])}"
+        return [f"{grouped(first['credits'])} to {grouped(last['credits'])} for {prices}"]
+    return [
+        f"{grouped(each['credits'])} for {money_words(each['price'], each['currency'])}" for each in packages
+    ]
 
 
 def _recharge_line(its: Document) -> str | None:

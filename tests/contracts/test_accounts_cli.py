@@ -50,9 +50,13 @@ def ask(clickhouse: EmbeddedClickHouse, database: str) -> Ask:
     ]
     grants = [
         {"id": "allowance:1", "kind": "allowance", "amount": 100_000_000, "remaining": 87_249_999,
-         "starts_at": 1_759_276_800_000, "expires_at": 1_761_955_200_000},
+         "starts_at": 1_759_276_800_000, "expires_at": 1_761_955_200_000, "is_expired": False, "cost_micros": 0,
+         "currency": ""},
+        {"id": "promotion:x", "kind": "promotion", "amount": 7_000_000, "remaining": 5_000_000, "is_expired": True,
+         "starts_at": 1_759_276_800_000, "expires_at": 1_759_976_800_000, "cost_micros": 0, "currency": ""},
         {"id": "purchase:p", "kind": "purchase", "amount": 2_500_000, "remaining": 2_500_000,
-         "starts_at": 1_759_276_800_000, "expires_at": FOREVER_AT},
+         "starts_at": 1_759_276_800_000, "expires_at": FOREVER_AT, "is_expired": False, "cost_micros": 1_500_000,
+         "currency": "EUR"},
     ]  # fmt: skip
     period = period_of(AS_OF, "Asia/Kathmandu", 1)
     account = {
@@ -155,6 +159,9 @@ def test_the_balance_names_period_grants_and_when_it_was_true(ask: Ask) -> None:
                 "remaining": "87.249999",
                 "starts": "2025-10-01T00:00:00Z",
                 "expires": "2025-11-01T00:00:00Z",
+                "is_expired": False,
+                "cost": "0",
+                "currency": None,
             },
             {
                 "id": "purchase:p",
@@ -163,16 +170,23 @@ def test_the_balance_names_period_grants_and_when_it_was_true(ask: Ask) -> None:
                 "remaining": "2.5",
                 "starts": "2025-10-01T00:00:00Z",
                 "expires": None,
+                "is_expired": False,
+                "cost": "1.5",
+                "currency": "EUR",
             },
         ],
     }
+    assert answer["grants"].pop(1)["is_expired"], "late messages may still burn it"
     assert {name: answer[name] for name in expected} == expected
+    assert answer["next_expiry"] == {"at": "2025-11-01T00:00:00Z", "credits": "87.249999"}
 
 
 def test_a_person_sees_how_much_of_the_period_is_used(ask: Ask) -> None:
     text = ask("balance", "acme").stdout
     assert "12.750001 of 102.5 (12 %)" in text
     assert "never" in text
+    assert "1.50 EUR" in text
+    assert "promotion" not in text, "which has lapsed"
 
 
 def test_csv_of_a_balance_is_one_line(ask: Ask) -> None:
