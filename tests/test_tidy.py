@@ -16,7 +16,7 @@ from pipeline.cli import main
 from pipeline.cli.refusal_meanings import MEANINGS
 from pipeline.clickhouse.client import Table
 from pipeline.clickhouse.facts import FACTS
-from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE
+from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, CONTACTS, ENTRIES, USAGE
 from pipeline.core.refusals import Refusal
 from pipeline.data import plan_names
 from pipeline.settings import Settings, describe_settings
@@ -234,7 +234,7 @@ def test_the_readme_and_the_command_line_say_the_same_of_every_refusal() -> None
 
 
 def test_the_readme_names_every_topic_schema_table_query_and_plan() -> None:
-    tables: list[Table] = [FACTS, USAGE, ACCOUNTS, ENTRIES, ALERTS]
+    tables: list[Table] = [FACTS, USAGE, ACCOUNTS, ENTRIES, ALERTS, CONTACTS]
     names = [
         *(topic.name for topic in topics(Settings())),
         *(path.name for path in (ROOT / "schemas").glob("*.json")),
