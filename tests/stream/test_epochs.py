@@ -59,8 +59,10 @@ class Service:
         self.journal.append(f"-{table}")
 
     def query(self, statement: str, **_: Any) -> SimpleNamespace:
-        """Charges of the identities whose literals are in the statement, as they are when it is asked."""
-        names = ("tenant", "message_key", "kafka_partition", "kafka_offset", "fingerprint")
+        """Charges of the identities whose literals are in the statement, as they were when asked; or all columns."""
+        names: tuple[str, ...] = ("tenant", "message_key", "kafka_partition", "kafka_offset", "fingerprint")
+        if "further_grants" in statement:
+            names = FACTS.column_names[:-1]
         rows = [tuple(fact[COLUMN[name]] for name in names) for fact in self.facts]
         self.is_asked.set()
         assert self.may_answer.wait(60)
@@ -433,6 +435,59 @@ async def test_an_identity_let_go_during_a_look_up_is_looked_up_too(stage: Calla
     await taking
     await scene.meter.close_epoch(checkpoint=True)
     assert [message_id for _, message_id in scene.service.charged] == ["x", "y", "z"]
+
+
+def a_refunding_log() -> Log:
+    log = Log()
+    log.set_plan(plan("100", refunded_statuses=["failed"]))
+    log.message("m")
+    return log
+
+
+def refunds(scene: Scene) -> list[tuple[int, str]]:
+    facts = scene.service.facts
+    return [
+        (fact[COLUMN["kafka_offset"]], fact[COLUMN["message_id"]])
+        for fact in facts
+        if not fact[COLUMN["messages"]]
+    ]
+
+
+@pytest.mark.parametrize(("epoch_count", "is_asked"), [(0, False), (1, False), (2, True)])
+async def test_a_failed_message_is_refunded_whether_its_charge_is_recent_or_stored(
+    stage: Callable[..., Scene], epoch_count: int, is_asked: bool
+) -> None:
+    scene = stage()
+    log = a_refunding_log()
+    await scene.take(log)
+    for _ in range(epoch_count):
+        await scene.meter.close_epoch(checkpoint=False)
+    log.message("m", status="failed")
+    await scene.take(log)
+    await scene.meter.close_epoch(checkpoint=True)
+    assert scene.service.is_asked.is_set() == is_asked
+    assert refunds(scene) == [(2, "m")]
+
+
+async def test_a_charge_that_is_stored_during_a_look_up_is_looked_up_too(stage: Callable[..., Scene]) -> None:
+    scene = stage()
+    log = a_refunding_log()
+    await scene.take(log)
+    for _ in range(2):
+        await scene.meter.close_epoch(checkpoint=False)
+    log.message("n")
+    await scene.take(log)
+    log.message("m", status="failed")
+    log.message("n", status="failed")
+    scene.service.may_answer.clear()
+    taking = asyncio.create_task(scene.take(log))
+    await asyncio.to_thread(scene.service.is_asked.wait, 60)
+    for _ in range(2):
+        await scene.meter.close_epoch(checkpoint=False)
+    scene.service.may_answer.set()
+    await taking
+    await scene.meter.close_epoch(checkpoint=True)
+    assert refunds(scene) == [(3, "m"), (4, "n")]
 
 
 async def test_stop_closes_the_last_epoch_with_a_checkpoint_and_folds_nothing_after(
