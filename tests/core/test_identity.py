@@ -526,11 +526,10 @@ def test_nothing_is_looked_up_while_everything_is_held() -> None:
 
 
 def test_a_refund_is_remembered_until_no_replay_can_come_to_it() -> None:
-    """Also where nothing else is in its delta, and much time passes."""
+    """Also where nothing but refunds of what is no longer held is in its delta, and much time passes."""
     table: dict[bytes, bytes] = {}
     index = make_index()
-    charge(index, 1)
-    keep(index, table)
+    index.advance(1)
     index.refund(2, ("fact", b"key", 1, {}))
     index.advance(2)
     written = {key for key, value in keep(index, table, NOON + HOUR).items() if value}
