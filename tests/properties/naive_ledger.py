@@ -4,145 +4,18 @@ Amounts are micro-credits, instants epoch milliseconds. A step is `pass_time`, t
 usable in the open period is not kept but found: what was used of it and what is left, less what is uncovered.
 """
 
-from calendar import monthrange
 from collections import Counter
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
-from zoneinfo import ZoneInfo
 
-HOUR, DAY = 3_600_000, 86_400_000
-FOREVER = 1 << 53
-
-
-@dataclass
-class NaivePlan:
-    """What of a plan the ledger goes by."""
-
-    since: int
-    allowance: int
-    zone: str = "UTC"
-    anchor: int = 1
-    grace: int = 72 * HOUR
-    levels: tuple[int, ...] = (80, 85, 90, 95)
-    policy: str = "hard_stop"
-    settled_by: str = "nothing"
-    rolls: bool = False
-    months: int = 0
-    cap: int | None = None
-    floor: int = 0
-    trial_days: int = 0
-    level: int | None = None
-    """Recharges below this; none for never."""
-    block: int = 0
-    cool_down: int = 0
-    delay: int = 0
-    daily_cap: int = 1
-    back_off: int = 0
-
-    @property
-    def forgives(self) -> bool:
-        """Whether nobody ever pays what is uncovered."""
-        return self.policy == "hard_stop" and self.settled_by == "nothing"
-
-    def allowance_at(self, start: int, end: int) -> tuple[int, int]:
-        """What the period gets, and until when it is good."""
-        if self.trial_days:
-            over = days_later(self.since, self.trial_days, self.zone)
-            return (self.allowance if start <= self.since < end else 0), over
-        return self.allowance, self.end_of_rolled(start) if self.rolls else end
-
-    def end_of_rolled(self, start: int) -> int:
-        return months_later(start, self.months, self.zone) if self.months else FOREVER
-
-
-@dataclass
-class NaiveGrant:
-    """Credits that are good in [start, end)."""
-
-    name: str
-    kind: str
-    given: int
-    left: int
-    start: int
-    end: int
-    priority: int
-    number: int
-    is_extended: bool = False
-    is_over: bool = False
-    was_empty: bool = False
-
-    def is_good(self, at: int) -> bool:
-        return self.left > 0 and self.start <= at < self.end
-
-    @property
-    def place(self) -> tuple[object, ...]:
-        return (self.priority, self.end, self.kind == "purchase", self.start, self.number, self.name)
-
-
-@dataclass
-class NaivePeriod:
-    """[start, end)."""
-
-    start: int
-    end: int
-    used: int = 0
-    uncovered: int = 0
-    arming: int = 1
-    fired: set[int] = field(default_factory=set)
-
-
-@dataclass
-class NaiveHold:
-    """Credits held until an instant."""
-
-    name: str
-    left: int
-    end: int
-    campaign: str
-
-
-@dataclass
-class NaiveRecharge:
-    """The last request."""
-
-    number: int = 0
-    is_open: bool = False
-    due: int = 0
-    block: int = 0
-    not_before: int = 0
-    declines: int = 0
-    below_since: int = 0
-    day: date | None = None
-    of_day: int = 0
-
-
-def local_midnight(year: int, month: int, day: int, zone: str) -> int:
-    """The instant at which a date begins; a day the month does not have is its last."""
-    years, months = divmod(month - 1, 12)
-    year, month = year + years, months + 1
-    day = min(day, monthrange(year, month)[1])
-    return round(datetime(year, month, day, tzinfo=ZoneInfo(zone)).timestamp()) * 1000
-
-
-def local_date(at: int, zone: str) -> date:
-    return datetime.fromtimestamp(at / 1000, UTC).astimezone(ZoneInfo(zone)).date()
-
-
-def days_later(at: int, days: int, zone: str) -> int:
-    day = local_date(at, zone) + timedelta(days=days)
-    return local_midnight(day.year, day.month, day.day, zone)
-
-
-def months_later(at: int, months: int, zone: str) -> int:
-    day = local_date(at, zone)
-    return local_midnight(day.year, day.month + months, day.day, zone)
-
-
-def month_around(at: int, zone: str, anchor: int) -> tuple[int, int]:
-    """The billing month that contains an instant."""
-    year = datetime.fromtimestamp(at / 1000, UTC).year
-    starts = [local_midnight(year, month, anchor, zone) for month in range(-1, 16)]
-    return max(each for each in starts if each <= at), min(each for each in starts if each > at)
+from tests.properties.naive_promises import ask, cut_shares, hold_within_credits
+from tests.properties.naive_records import (
+    FOREVER,
+    NaiveGrant,
+    NaiveHold,
+    NaivePeriod,
+    NaivePlan,
+    NaiveRecharge,
+    month_around,
+)
 
 
 class NaiveLedger:
@@ -247,7 +120,7 @@ class NaiveLedger:
                 self.pay_with(grant)
         has_ended = self.end_grants() or has_ended
         if has_ended:
-            self.cut_shares()
+            cut_shares(self)
         self.close_periods()
         self.follow()
 
@@ -392,7 +265,7 @@ class NaiveLedger:
                     return "grant_burned"
                 self.grants.remove(grant)
                 self.post("void", name, -grant.given)
-                self.cut_shares()
+                cut_shares(self)
                 self.follow()
                 return ""
         return "grant_unknown"
@@ -461,7 +334,7 @@ class NaiveLedger:
             self.post(kind, name, -part)
         if kind == "commit":
             self.open.used += amount
-        self.cut_shares()
+        cut_shares(self)
         self.follow()
 
     def adjust(self, amount: int) -> str:
@@ -470,84 +343,12 @@ class NaiveLedger:
         self.take("adjustment", amount)
         return ""
 
-    # Shares, holds and recharges.
-
-    def cut_shares(self) -> None:
-        """Shares give up what is no longer there, each in proportion, what the rounding leaves one by one."""
-        lists = {name: left for name, left in self.shares.items() if left > 0}
-        assigned = sum(lists.values())
-        missing = assigned - self.good
-        if missing <= 0:
-            return
-        exact = {
-            name: (left * missing // assigned, left * missing % assigned) for name, left in lists.items()
-        }
-        rest = missing - sum(whole for whole, _ in exact.values())
-        for rank, name in enumerate(sorted(exact, key=lambda name: (-exact[name][1], name))):
-            self.shares[name] -= exact[name][0] + (rank < rest)
-
-    def allocate(self, listed: str, share: int | None) -> str:
-        others = sum(max(left, 0) for name, left in self.shares.items() if name != listed)
-        if share is None:
-            self.shares.pop(listed, None)
-        elif others + share > self.good:
-            return "credits_insufficient"
-        else:
-            self.shares[listed] = share
-        self.follow()
-        return ""
-
-    def reserve(self, name: str, amount: int, end: int, campaign: str) -> str:
-        if amount > self.available and self.plan.policy == "hard_stop":
-            return "credits_insufficient"
-        self.holds.append(NaiveHold(name, amount, end, campaign))
-        self.follow()
-        return ""
-
-    def let_go(self, name: str, amount: int | None, *, is_commit: bool) -> str:
-        """Commits or releases what is held; none for all of it."""
-        hold = next((each for each in self.holds if each.name == name), None)
-        if hold is None:
-            return "reservation_unknown"
-        amount = hold.left if amount is None else amount
-        if amount > hold.left:
-            return "reservation_exceeded"
-        hold.left -= amount
-        if is_commit:
-            self.take("commit", amount)
-        self.follow()
-        return ""
-
-    def answer(self, number: int, *, is_paid: bool, name: str) -> str:
-        """The answer to a recharge's request."""
-        asked = self.recharge
-        if not asked.is_open or asked.number != number:
-            return "recharge_unknown"
-        asked.is_open = False
-        if not is_paid:
-            wait = min(self.plan.back_off * 2**asked.declines, DAY) if self.plan.level is not None else DAY
-            asked.declines += 1
-            asked.not_before = max(asked.not_before, self.now + wait)
-            return ""
-        asked.declines = 0
-        paid = min(asked.due, max(self.uncovered, 0))
-        self.pay("payment", paid)
-        self.give("purchase", name, asked.block + asked.due - paid, self.now)
-        return ""
-
     # What follows from any change.
 
     def follow(self) -> None:
-        self.holds = [hold for hold in self.holds if hold.left and hold.end > self.now]
-        if self.plan.policy == "hard_stop":
-            too_much = self.held - max(self.good - max(self.owed, 0), 0)
-            for hold in reversed(self.holds):
-                part = min(hold.left, max(too_much, 0))
-                hold.left -= part
-                too_much -= part
-            self.holds = [hold for hold in self.holds if hold.left]
+        hold_within_credits(self)
         self.look_at_levels()
-        self.ask()
+        ask(self)
 
     def look_at_levels(self) -> None:
         """Forgets what is no longer reached and tells what is, of the open period."""
@@ -560,25 +361,3 @@ class NaiveLedger:
             if level in reached - period.fired and period.used > 0:
                 period.fired.add(level)
                 self.alerts.append((period.start, period.arming, level))
-
-    def ask(self) -> None:
-        """Asks for a block below the level, within the bounds."""
-        plan, asked = self.plan, self.recharge
-        if plan.level is None:
-            return
-        if self.available >= plan.level:
-            asked.below_since = 0
-        elif not asked.is_open and self.now >= asked.not_before:
-            today = local_date(self.now, plan.zone)
-            if asked.day != today:
-                asked.day, asked.of_day = today, 0
-            if plan.delay and not asked.below_since:
-                asked.below_since, asked.not_before = self.now, self.now + plan.delay
-            elif asked.of_day >= plan.daily_cap:
-                asked.not_before = days_later(self.now, 1, plan.zone)
-            else:
-                asked.number, asked.of_day, asked.is_open = asked.number + 1, asked.of_day + 1, True
-                asked.due = max(self.uncovered, 0) if plan.policy == "negative" else 0
-                asked.block, asked.not_before = plan.block, self.now + plan.cool_down
-                asked.below_since = 0
-                self.requests.append((asked.block, asked.due))

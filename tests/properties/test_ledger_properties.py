@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from pipeline.core.amounts import MICROS, format_credits, parse_credits
 from tests.builders import DAY, HOUR, MINUTE, NOON, Log, plan
-from tests.properties.naive_ledger import FOREVER, NaiveLedger, NaivePlan
+from tests.properties.naive_ledger import NaiveLedger
+from tests.properties.naive_promises import allocate, answer, let_go, reserve
+from tests.properties.naive_records import FOREVER, NaivePlan
 from tests.properties.test_account_properties import Watched
 
 HISTORIES = int(os.environ.get("HISTORIES", "400"))
@@ -137,19 +139,19 @@ class Pair:
     def allocate(self) -> None:
         listed, share = self.chance.choice(LISTS[3:]), self.chance.choice((None, 0, 3, MICROS, 11 * MICROS))
         self._command("allocate", list=listed, credits=None if share is None else format_credits(share))
-        self.answers.append(self.naive.allocate(listed, share))
+        self.answers.append(allocate(self.naive, listed, share))
 
     def reserve(self) -> None:
         amount, campaign = self.chance.choice((1, 2, 8, 30)), self.chance.choice(CAMPAIGNS)
         end = self.log.now + self.chance.choice((HOUR, DAY, 30 * DAY))
         name = self._command("reserve", credits=str(amount), expires_at=end, campaign=campaign)
         self.reserved.append(name)
-        self.answers.append(self.naive.reserve(name, amount * MICROS, end, campaign))
+        self.answers.append(reserve(self.naive, name, amount * MICROS, end, campaign))
 
     def commit(self) -> None:
         name, amount = self.chance.choice(self.reserved[-3:] or ["none"]), self.chance.choice((1, 2, 8))
         self._command("commit_reservation", reservation=name, credits=str(amount))
-        self.answers.append(self.naive.let_go(name, amount * MICROS, is_commit=True))
+        self.answers.append(let_go(self.naive, name, amount * MICROS, is_commit=True))
 
     def release(self) -> None:
         name, amount = self.chance.choice(self.reserved[-3:] or ["none"]), self.chance.choice((None, 1, 8))
@@ -157,14 +159,14 @@ class Pair:
             "release_reservation", reservation=name, credits=None if amount is None else str(amount)
         )
         micros = None if amount is None else amount * MICROS
-        self.answers.append(self.naive.let_go(name, micros, is_commit=False))
+        self.answers.append(let_go(self.naive, name, micros, is_commit=False))
 
     def answer(self) -> None:
         is_paid = self.chance.random() < 0.6
         number = max(self.naive.recharge.number + self.chance.choice((0, 0, 0, 1, -1)), 1)
         kind = "confirm_recharge" if is_paid else "decline_recharge"
         name = self._command(kind, recharge=f"recharge-{number}")
-        self.answers.append(self.naive.answer(number, is_paid=is_paid, name=f"purchase:{name}"))
+        self.answers.append(answer(self.naive, number, is_paid=is_paid, name=f"purchase:{name}"))
 
     def tick(self) -> None:
         self.log.tick()
