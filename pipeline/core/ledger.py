@@ -31,6 +31,10 @@ from pipeline.core.windows import days_after, months_after, period_of
 
 # Periods.
 
+_STUB_MILLISECONDS = 26 * 3_600_000
+"""What a new zone leaves until its own midnight, from UTC+14 to UTC-12 at most, begins the period that follows: as a
+period of its own it would give an allowance for some hours."""
+
 
 def open_periods(account: Account, until: int, terms: PlanTerms, began_at: int, offset: int) -> list[Entry]:
     """Begins periods up to the one that contains `until`; `began_at` is when the plan came into force.
@@ -42,6 +46,8 @@ def open_periods(account: Account, until: int, terms: PlanTerms, began_at: int, 
         if account.periods:
             start = account.periods[-1].ends_at
             end = period_of(start, terms.zone, terms.anchor_day)[1]
+            if end - start <= _STUB_MILLISECONDS:
+                end = period_of(end, terms.zone, terms.anchor_day)[1]
             if terms.rollover is not None and start <= account.clock_at:
                 entries += _roll_over(account, start, terms, terms.rollover, offset)
         else:

@@ -56,3 +56,18 @@ def test_a_trial_is_no_default_plan(settings: Settings) -> None:
     given = None if settings.default_plan else load_plan("trial")
     with pytest.raises(SettingsError, match="trial cannot be the default plan"):
         make_rules(settings, given)
+
+
+@pytest.mark.parametrize("rollover", [None, {"valid_months": 12}])
+def test_who_moves_west_gets_one_allowance_a_month(rollover: dict[str, int] | None) -> None:
+    """Between midnight in New York and in Los Angeles lay a period of three hours, with an allowance."""
+    log = Log(now=instant("2026-01-10T12:00"))
+    log.set_plan(plan("1000", zone="America/New_York", rollover=rollover))
+    log.now = instant("2026-01-20T12:00")
+    log.set_plan(plan("1000", zone="America/Los_Angeles", rollover=rollover))
+    log.tick(instant("2026-02-01T05:00"))
+    log.tick(instant("2026-02-01T12:00"))
+    worker = run(log)
+    given = [entry.effective_at for entry in worker.effects.entries.values() if entry.kind == "allowance"]
+    assert given == [instant("2026-01-01T05:00"), instant("2026-02-01T05:00")]
+    assert worker.account().periods[-1].ends_at == instant("2026-03-01T08:00")

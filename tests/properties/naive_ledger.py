@@ -9,6 +9,7 @@ from collections import Counter
 from tests.properties.naive_promises import ask, cut_shares, hold_within_credits
 from tests.properties.naive_records import (
     FOREVER,
+    HOUR,
     NaiveGrant,
     NaiveHold,
     NaivePeriod,
@@ -139,6 +140,8 @@ class NaiveLedger:
         if self.periods:
             start = self.open.end
             end = month_around(start, plan.zone, plan.anchor)[1]
+            if end - start <= 26 * HOUR:  # The hours that a new zone leaves belong to the month after them.
+                end = month_around(end, plan.zone, plan.anchor)[1]
             gifts += self.roll_over(start) if plan.rolls else []
         else:
             start, end = month_around(at, plan.zone, plan.anchor)
