@@ -7,14 +7,14 @@ another. Exits with 1 where the tenant is not known. Never writes to a service, 
 """
 
 from collections.abc import Iterable, Iterator
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 import click
 from clickhouse_connect.driver.client import Client
 
 from pipeline.cli.answers import Cell, show_csv, show_json, show_table
-from pipeline.cli.questions import DATE, account_of, check_order, clock_time, today
+from pipeline.cli.questions import DATE, account_of, check_order, clock_time, days_before, today
 from pipeline.cli.sending_commands import rfc3339
 from pipeline.cli.spreadsheets import Sheet, check_file, export_options, write_workbook
 from pipeline.cli.wording import grant_words
@@ -61,11 +61,8 @@ def messages(
     client = connect(load_settings().clickhouse)
     account = account_of(client, tenant)
     last_date = last or max(today(account.zone), first or date.min)
-    first_date = first or last_date - timedelta(days=_DEFAULT_DAYS)
-    try:
-        edges = bounds("day", first_date, last_date, account.zone)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
+    first_date = first or days_before(last_date, _DEFAULT_DAYS)
+    edges = bounds("day", first_date, last_date, account.zone)
     most = limit or _DEFAULT_LIMIT.get(output, _MOST)
     found = _stored(client, tenant, edges, most, kept)
     if output == "csv":

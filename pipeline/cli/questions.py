@@ -15,8 +15,9 @@ from clickhouse_connect.driver.client import Client
 from pipeline.clickhouse.queries import AccountSnapshot, account_of_tenant, organization_accounts
 from pipeline.core.windows import local_day
 
+FIRST_DATE, _LAST_DATE = date(2000, 1, 1), date(2999, 12, 31)
+"""Of the days that can be bounded."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_DATE = _EPOCH.date()
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -32,9 +33,12 @@ class _Date(click.ParamType):
         text = str(value)
         try:
             # `fromisoformat` reads other forms too, which nobody would guess here.
-            return date.fromisoformat(text if _DATE.fullmatch(text) else "")
+            day = date.fromisoformat(text if _DATE.fullmatch(text) else "")
         except ValueError:
             self.fail(f"there is no date {text!r}: write YYYY-MM-DD, such as 2026-02-03", param, ctx)
+        if not FIRST_DATE <= day <= _LAST_DATE:
+            self.fail(f"{text} is not from {FIRST_DATE} to {_LAST_DATE}", param, ctx)
+        return day
 
 
 DATE = _Date()
@@ -77,6 +81,11 @@ def today(zone: str) -> date:
     return local_date((datetime.now(UTC) - _EPOCH) // timedelta(milliseconds=1), zone)
 
 
+def days_before(last: date, days: int) -> date:
+    """The date so many days before another, or the first there is."""
+    return max(FIRST_DATE, last - timedelta(days=days))
+
+
 def local_date(at: int, zone: str) -> date:
     """The date of an instant in a zone."""
     return date_of(local_day(at, zone))
@@ -84,7 +93,7 @@ def local_date(at: int, zone: str) -> date:
 
 def date_of(day: int) -> date:
     """The date of a day counted from 1970-01-01."""
-    return _FIRST_DATE + timedelta(days=day)
+    return _EPOCH.date() + timedelta(days=day)
 
 
 def rfc3339(at: int) -> str:

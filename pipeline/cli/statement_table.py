@@ -54,6 +54,10 @@ def _show_sums(made: Statement) -> None:
     ]
     foot = ("closing balance", format_credits(made.closing), _closing_note(made))
     show_table(("", "credits", ""), rows, amounts=frozenset({"credits"}), total=foot)
+    for word, is_billed in (("paid", False), ("billed", True)):
+        if amounts := made.money_by_currency(is_billed=is_billed):
+            shown = (money_words(format_credits(micros), each) for each, micros in sorted(amounts.items()))
+            click.echo(f"\n{word}: {', '.join(shown)}")
     if beyond := _beyond(made):
         click.echo(f"\nbeyond all grants: {beyond}")
 

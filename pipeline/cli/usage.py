@@ -7,7 +7,7 @@ organization is not known. Never writes to a service, and never asks a worker.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import date, timedelta
+from datetime import date
 from typing import Any, Literal, NamedTuple, get_args
 
 import click
@@ -16,9 +16,11 @@ from clickhouse_connect.driver.client import Client
 from pipeline.cli.answers import Cell, grouped, show_csv, show_json, show_table
 from pipeline.cli.questions import (
     DATE,
+    FIRST_DATE,
     account_of,
     accounts_of,
     check_order,
+    days_before,
     local_date,
     one_of,
     rfc3339,
@@ -42,8 +44,6 @@ By = Literal["day", "week", "month", "all"]
 
 _DEFAULT_DAYS: dict[Granularity, int] = {"day": 29, "week": 77, "month": 334}
 """How long before `--to` an answer begins by default: 30 days, 12 weeks or 12 months in all."""
-_FIRST_DATE = date(2000, 1, 1)
-"""Where all time begins: no date before it is bounded."""
 _DIMENSIONS = ("tenant", *get_args(Dimension), "type")
 _LABELS: tuple[Label, ...] = get_args(Label)
 _TYPES = ("campaign", "messaging", "transactional")
@@ -92,15 +92,11 @@ class _Question(NamedTuple):
 
     @property
     def edges(self) -> list[int]:
-        """The bounds of the spans; raises UsageError for dates that cannot be bounded."""
-        granularity: Granularity = "day" if self.by == "all" else self.by
-        try:
-            if self.by == "all":
-                ends = bounds("day", self.last, self.last, self.zone)
-                return [bounds("day", self.first or _FIRST_DATE, self.last, self.zone)[0], ends[-1]]
-            return bounds(granularity, self.first or _FIRST_DATE, self.last, self.zone)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from error
+        """The bounds of the spans."""
+        first = self.first or FIRST_DATE
+        if self.by != "all":
+            return bounds(self.by, first, self.last, self.zone)
+        return [bounds("day", first, first, self.zone)[0], bounds("day", self.last, self.last, self.zone)[-1]]
 
     def span_name(self, starts_at: int) -> str:
         """The date a span starts with; of a month, year and month; of the whole range, both its dates."""
@@ -244,7 +240,7 @@ def _dates(by: By, first: date | None, last: date | None, zone: str) -> tuple[da
     last_date = last or (max(today(zone), first) if first else today(zone))
     if by == "all":
         return first, last_date
-    return first or last_date - timedelta(days=_DEFAULT_DAYS[by]), last_date
+    return first or days_before(last_date, _DEFAULT_DAYS[by]), last_date
 
 
 def _sum(measures: Iterable[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:

@@ -155,6 +155,14 @@ class Statement(Struct):
                 sums[line.kind, line.currency] += line.money_micros
         return dict(sums)
 
+    def money_by_currency(self, *, is_billed: bool) -> dict[str, int]:
+        """What is to be paid for arrears (`is_billed`), or what was paid, less what was taken back."""
+        sums: dict[str, int] = defaultdict(int)
+        for (kind, currency), micros in self.money().items():
+            if (kind == "arrears") == is_billed:
+                sums[currency] += micros
+        return dict(sums)
+
     def rolled_over(self) -> int:
         """What was left of earlier allowances when the span began, in micro-credits."""
         kinds = ("allowance", "rollover")
@@ -307,12 +315,18 @@ def document_of(statement: Statement, usage: Iterable[UsageSum] = ()) -> Documen
             {"kind": kind, "currency": currency, "amount": format_credits(micros)}
             for (kind, currency), micros in sorted(statement.money().items())
         ],
+        "paid": _by_currency(statement.money_by_currency(is_billed=False)),
+        "billed": _by_currency(statement.money_by_currency(is_billed=True)),
         "closing": format_credits(statement.closing),
         "uncovered": {kind: format_credits(amount) for kind, amount in sorted(statement.uncovered().items())},
         "grants": [_movement(each) for each in statement.grants],
         "usage": [_usage(each) for each in usage],
         "lines": [_line(each) for each in statement.lines],
     }
+
+
+def _by_currency(micros: Mapping[str, int]) -> Document:
+    return {currency: format_credits(amount) for currency, amount in sorted(micros.items())}
 
 
 def _movement(moved: GrantMovement) -> Document:

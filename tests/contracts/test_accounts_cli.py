@@ -203,6 +203,11 @@ def test_an_unknown_tenant_is_said_and_is_exit_code_1(ask: Ask, command: str) ->
     assert "no account of tenant 'Acme'" in answer.stderr
 
 
+def test_all_time_begins_with_the_first_date_there_is(ask: Ask) -> None:
+    early = ask("usage", "acme", "--to", "2000-01-03", "--output", "json")
+    assert orjson.loads(early.stdout)["from"] == "2000-01-01"
+
+
 def test_a_span_without_usage_is_said_to_a_person(ask: Ask) -> None:
     answer = ask("usage", "acme", "--from", "2025-01-01", "--to", "2025-01-31")
     assert answer.exit_code == 0
@@ -213,7 +218,9 @@ def test_a_wrong_question_is_exit_code_2(ask: Ask) -> None:
     backwards = ask("usage", "acme", "--from", "2025-02-02", "--to", "2025-02-01")
     unknown = ask("usage", "acme", "--group-by", "kind,colour")
     nowhere = ask("usage", "acme", "--from", "2025-02-30")
-    assert (backwards.exit_code, unknown.exit_code, nowhere.exit_code) == (2, 2, 2)
+    ancient = ask("usage", "acme", "--to", "0001-01-05")
+    assert [each.exit_code for each in (backwards, unknown, nowhere, ancient)] == [2, 2, 2, 2]
+    assert "0001-01-05 is not from 2000-01-01 to 2999-12-31" in ancient.stderr
     assert "--to 2025-02-01 is before --from 2025-02-02" in backwards.stderr
     assert "there is no date '2025-02-30': write YYYY-MM-DD" in nowhere.stderr
     assert "colour: choose among tenant, kind, direction, country, category, type, list" in unknown.stderr

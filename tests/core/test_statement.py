@@ -170,6 +170,20 @@ def test_a_settlement_moves_credits_between_grants_and_changes_no_balance() -> N
     }
 
 
+def test_money_paid_and_money_billed_are_summed_apart() -> None:
+    """Model D: 10 due and 50 topped up are 60 paid; a purchase taken back is less."""
+    usd = {"currency": "USD"}
+    entries = [
+        entry("payment", 500, FEBRUARY, "", money_micros=10 * MICROS, **usd),
+        entry("purchase", 2500, FEBRUARY, "purchase:b", money_micros=50 * MICROS, **usd),
+        entry("purchase", 9, FEBRUARY, "purchase:x", money_micros=7 * MICROS, currency="EUR"),
+        entry("void", -9, FEBRUARY, "purchase:x", money_micros=-5 * MICROS, currency="EUR"),
+        entry("arrears", 100, MARCH - 1, "", money_micros=3 * MICROS, **usd),
+    ]
+    document = statement_document(entries, FEBRUARY, MARCH)
+    assert (document["paid"], document["billed"]) == ({"EUR": "2", "USD": "60"}, {"USD": "3"})
+
+
 def test_in_one_instant_usage_comes_before_a_lapse_and_what_grants_covered_before_what_none_did() -> None:
     """A late message burned a lapsed grant: its entry has a later offset than the expiry, and the same instant."""
     quarter = MARCH - 15 * MINUTE
