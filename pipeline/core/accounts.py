@@ -26,7 +26,7 @@ from pipeline.core.ledger import (
 from pipeline.core.outcomes import Outcomes, alert_document
 from pipeline.core.plans import PlanTerms
 from pipeline.core.recharge import ask
-from pipeline.core.reservations import expire_reservations, hold_within_credits, settle_campaign
+from pipeline.core.reservations import expire_reservations, hold_within_credits, settle_campaign, unheld
 from pipeline.core.terms import Terms, find_terms
 from pipeline.core.thresholds import NEVER_REACHED, fire, next_amount, rearm
 from pipeline.core.usage import Window
@@ -64,8 +64,6 @@ class LiveAccount:
         self._partition = partition
         self._compile = compile_terms
         self._default = default
-        self._slot_grant: Grant | None = None
-        self._slot_period: Period | None = None
         self.changed()
         self.is_dirty = False
 
@@ -176,7 +174,7 @@ class LiveAccount:
     ) -> Charge:
         """Burns `amount` micro-credits for a message of a list and a campaign; says from which grants."""
         self.is_dirty = True
-        if self._slot_from <= occurred_at < self._slot_until and not self._has_shares:
+        if self._slot_from <= occurred_at < self._slot_until:
             grant = self._slot_grant
             period = self._slot_period
             assert period is not None
@@ -185,9 +183,13 @@ class LiveAccount:
                 period.uncovered += amount
             elif 0 < amount < grant.remaining:
                 grant.remaining -= amount
+            elif not amount:
+                return UNCOVERED, 0, NO_FURTHER, NO_FURTHER, self._slot_period_start
             else:
                 return self._charge_slowly(amount, occurred_at, offset, outcomes, listed, campaign)
             period.used += amount
+            if self._has_shares:
+                self._settle_shares(amount, listed, campaign)
             if period.used >= self._slot_watch_at:
                 self._watch(period, offset, outcomes)
             return self._slot_id, amount, NO_FURTHER, NO_FURTHER, self._slot_period_start
@@ -221,12 +223,10 @@ class LiveAccount:
         return at, account.period_at(at)
 
     def _settle_shares(self, amount: int, listed: str, campaign: str) -> None:
-        account = self.account
         if listed:
-            spend(account, listed, amount)
-        if campaign:
-            settle_campaign(account, campaign, amount)
-        self._hold_reservations(self.terms_at(account.clock_at))
+            spend(self.account, listed, amount)
+        if campaign and self.account.reservations:
+            settle_campaign(self.account, campaign, amount)
 
     def count_units(self, kind: str, units: int, period_start: int) -> None:
         """Counts units of a kind that the plan includes a quota of, in a period held."""
@@ -250,6 +250,14 @@ class LiveAccount:
         outcomes.entries += [(self.tenant, entry) for entry in entries]
         self.due_at = 0
 
+    def _forget_slot(self) -> None:
+        self._slot_from = self._slot_until = 0
+        self._slot_grant: Grant | None = None
+        self._slot_period: Period | None = None
+        self._slot_period_start = 0
+        self._slot_id = UNCOVERED
+        self._slot_watch_at = NEVER_REACHED
+
     def _find_slot(self, at: int, period: Period) -> None:
         account = self.account
         bounds = [period.starts_at, period.ends_at]
@@ -264,19 +272,10 @@ class LiveAccount:
             None,
         )
         self._slot_id = burning.id if burning else UNCOVERED
-        self._slot_watch_at = self._next_watch(period)
         # What a later period was begun with changes, or a posted expiry: the ledger's affair.
         is_shared = period is not account.periods[-1] and burning and burning.expires_at > period.ends_at
         if burning and (is_shared or burning.is_expired):
             self._slot_until = self._slot_from
-
-    def _forget_slot(self) -> None:
-        self._slot_from = self._slot_until = 0
-        self._slot_grant = None
-        self._slot_period = None
-        self._slot_period_start = 0
-        self._slot_id = UNCOVERED
-        self._slot_watch_at = NEVER_REACHED
 
     # Refunds and commands.
 
@@ -354,20 +353,21 @@ class LiveAccount:
         return terms.plan.alert_levels if terms else ()
 
     def _next_watch(self, period: Period) -> int:
-        """The usage of a period at which an alert fires or a recharge may be wanted."""
+        """The usage of a period at which an alert fires, what is reserved is short, or a recharge may be wanted."""
         watch_at = next_amount(period.limit, self._levels(period), period.fired)
         account = self.account
         terms = self.terms_at(account.clock_at)
-        recharge = terms.plan.recharge if terms else None
-        if recharge is None:
-            return watch_at
-        state = account.recharge
-        if state is not None and (state.in_flight or account.clock_at < state.next_at):
+        if account.reservations and (terms is None or terms.plan.overage == "hard_stop"):
+            watch_at = min(watch_at, period.used + max(unheld(account), 0) + 1)
+        recharge, state = terms.plan.recharge if terms else None, account.recharge
+        if recharge is None or (state is not None and (state.in_flight or account.clock_at < state.next_at)):
             return watch_at
         # One more micro-credit than that is below the level.
         return min(watch_at, period.used + max(account.available - recharge.level_micros, 0) + 1)
 
     def _watch(self, period: Period, offset: int, outcomes: Outcomes) -> None:
+        """Does what usage has led to, and says when to look again."""
+        self._hold_reservations(self.terms_at(self.account.clock_at))
         self._fire(period, offset, outcomes)
         self._ask(offset, outcomes)
         if period is self._slot_period:

@@ -38,11 +38,16 @@ def expire_reservations(account: Account) -> None:
 
 def hold_within_credits(account: Account) -> None:
     """Lets go of what is held beyond the credits there are, newest reservation first."""
-    excess = account.reserved - max(account.credits_at(account.clock_at) - max(account.owed, 0), 0)
+    excess = -unheld(account)
     for reservation_id in reversed(list(account.reservations)):
         if excess <= 0:
             return
         excess -= release(account, reservation_id, min(excess, account.reservations[reservation_id].left))
+
+
+def unheld(account: Account) -> int:
+    """The credits there are beyond what is held, less what is owed; below zero where reservations are short."""
+    return max(account.credits_at(account.clock_at) - max(account.owed, 0), 0) - account.reserved
 
 
 def release(account: Account, reservation_id: str, amount: int) -> int:
