@@ -12,7 +12,8 @@ answered by the caller.
 Invariants
 - Outcomes and state are a function of the log, however it is cut into calls.
 - A message is charged once, iff a billable status was seen; refunded once, iff it was charged and a status was
-  seen that the plan refunds: whatever the order, at the record from which on both is so.
+  seen that the plan refunds: whatever the order, at the record from which on both is so. The plan is the one in
+  force at the message's moment, as it is known when the record comes.
 - A record at or below an account's applied offset has no effect; at or below a window's or the identities' it
   has none there. State may therefore be kept value by value, accounts last, and replayed from anywhere before.
 - A record that the identities have applied and the account has not does to the account what it did the first time:

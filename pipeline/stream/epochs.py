@@ -143,8 +143,8 @@ class Meter:
             f"{partition}: {expected_offset} to {chunk.start_offset} missing"
         )
         admitted = owned.fold.admit(chunk.records)
-        stored = await self._look_up(owned.fold, admitted)
-        if self._stopping or self.partitions.get(partition) is not owned:
+        stored = await self._look_up(owned, admitted)
+        if stored is None:
             return  # Revoked or leaving while it waited: whoever owns the partition next folds this chunk.
         owned.fold.fold(admitted, stored)
         owned.fold.applied(chunk.last_offset)
@@ -163,21 +163,23 @@ class Meter:
             records = answers(results, self._settings.partitions)
             self._answered.append(asyncio.create_task(publish(self._producer(), records)))
 
-    async def _look_up(self, fold: PartitionFold, admitted: Sequence[Admitted]) -> Stored:
+    async def _look_up(self, owned: OwnedPartition, admitted: Sequence[Admitted]) -> Stored | None:
         """What is stored of the identities that the fold no longer holds, and of messages that may be refunded.
 
         Asked again until nothing is new: while one answer is awaited, a checkpoint may let go of more of them, and
         an epoch of what was charged recently. Returns without a pause after the last question, so that the fold
-        still holds what was not asked for.
+        still holds what was not asked for. None when the partition was lost, or is being left, meanwhile: its
+        accounts, which the questions depend on, cannot be read any more.
         """
+        fold = owned.fold
         charges: dict[bytes, StoredCharge] = {}
         messages: dict[bytes, StoredMessage] = {}
         asked_charges: set[tuple[str, bytes]] = set()
         asked_messages: set[tuple[str, bytes]] = set()
-        while True:
+        while not self._stopping and self.partitions.get(fold.partition) is owned:
             missing = [each for each in fold.look_ups(admitted) if each not in asked_charges]
             refundable = [each for each in fold.refund_look_ups(admitted) if each not in asked_messages]
-            if self._stopping or not (missing or refundable):
+            if not missing and not refundable:
                 return Stored(charges, messages)
             if missing:
                 charges |= await self._until_stored(partial(self._stored_charges, missing))
@@ -185,6 +187,7 @@ class Meter:
             if refundable:
                 messages |= await self._until_stored(partial(self._stored_messages, refundable))
                 asked_messages.update(refundable)
+        return None
 
     def _stored_charges(self, keys: Sequence[tuple[str, bytes]]) -> Mapping[bytes, StoredCharge]:
         return storing.look_up(self._clickhouse(), keys)

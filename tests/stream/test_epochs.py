@@ -517,6 +517,9 @@ async def test_a_chunk_whose_look_up_outlasts_ownership_is_not_folded(
     last_offset = len(log.records) - 1
     log.append(b"acme", log.records[1].value)
     log.message("later", tenant="another, whose account has to be read")
+    log.message(
+        "x", status="failed", tenant="a third, whose plan may refund", occurred_at=log.now - 20 * HOUR
+    )
     scene.service.may_answer.clear()
     scene.service.is_asked.clear()
     taking = asyncio.create_task(scene.take(log))
@@ -525,6 +528,9 @@ async def test_a_chunk_whose_look_up_outlasts_ownership_is_not_folded(
         await scene.meter.stop()
         assert scene.done("ack")[-1] == f"ack {last_offset}"
     else:
+        await scene.meter.close_epoch(
+            checkpoint=True
+        )  # It lets go of the accounts that a question has taken up.
         scene.lose(0)
         scene.accounts.closed = {0}
     acked = scene.done("ack")
