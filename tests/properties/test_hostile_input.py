@@ -1,7 +1,7 @@
 """Whatever bytes a gateway writes: no exception, and nothing that a column of ClickHouse cannot hold."""
 
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 import pytest
@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.admission import EARLIEST_AT, LATEST_AT
+from pipeline.core.instructions import Command
 from pipeline.core.outcomes import FACT_COLUMNS
 from pipeline.core.refusals import Refusal
 from pipeline.core.signing import ORIGIN_HEADER, PURPOSE_HEADER, SIGNATURE_HEADER, signed_headers
@@ -27,12 +28,14 @@ RANGE_BY_COLUMN = {
     "occurred_at": range(EARLIEST_AT, LATEST_AT),
     "received_at": range(EARLIEST_AT, LATEST_AT),
     "local_date": range(2**16),
+    "period_start": range(EARLIEST_AT - 31 * DAY, LATEST_AT + 31 * DAY),
+    "messages": range(2),
     "segments": range(2**31),
-    "quantity": range(1, 2**31),
+    "quantity": range(-(2**31), 2**31),
     "rate_micros": range(2**63),
-    "credits_micros": range(2**63),
+    "credits_micros": range(-(2**63), 2**63),
     "counterparty_hash": range(2**64),
-    "grant_micros": range(2**63),
+    "grant_micros": range(-(2**63), 2**63),
     "fingerprint": range(2**32),
     "kafka_partition": range(2**16),
     "kafka_offset": range(2**63),
@@ -51,13 +54,14 @@ def fold(records: list[Record]) -> Worker:
     """Folds records after a plan, in two checkpoints and a restart between them."""
     log = Log()
     log.set_plan(plan("5"))
+    log.grant("5", command_id="grant-before")
     worker = Worker(rules())
     worker.take(log.records)
-    worker.take([record._replace(offset=1 + at) for at, record in enumerate(records)])
+    worker.take([record._replace(offset=2 + at) for at, record in enumerate(records)])
     worker.keep()
     worker = Worker(worker.rules, worker.tables, worker.effects)
     log.tick()
-    worker.take([log.records[-1]._replace(offset=1 + len(records))])
+    worker.take([log.records[-1]._replace(offset=2 + len(records))])
     worker.keep()
     return worker
 
@@ -72,7 +76,7 @@ def assert_storable(worker: Worker) -> None:
             fact[AT[name]].encode()
     for entry in effects.entries.values():
         assert -(2**63) <= entry.amount < 2**63
-        assert entry.balance_after is None or 0 <= entry.balance_after < 2**63
+        assert entry.balance_after is None or -(2**63) <= entry.balance_after < 2**63
         for at in (entry.effective_at, entry.posted_at):
             assert EARLIEST_AT <= at < LATEST_AT + 31 * DAY, "a period may end behind the last instant"
     for alert in effects.alerts.values():
@@ -135,11 +139,55 @@ def test_spoiled_messages_are_refused_or_storable(chance: Random) -> None:
     assert_storable(fold(records))
 
 
-COMMANDS: tuple[dict[str, Any], ...] = (
-    {"type": "grant", "id": "g", "tenant": "acme", "effective_at": NOON, "credits": "5", "expires_at": None},
-    {"type": "set_plan", "id": "p", "tenant": "acme", "effective_at": NOON, "plan": plan("3")},
-    {"type": "tick", "id": "t", "tenant": "acme", "effective_at": NOON},
+_RICH_PLAN = plan(
+    "3",
+    rollover={"valid_months": 12, "cap_credits": "5", "floor_credits": "1"},
+    overage={"policy": "negative", "price": "0.02", "settled_by": "purchases"},
+    recharge={"level_credits": "1", "block_credits": "5", "price": "9", "delay_minutes": 5, "daily_cap": 2},
+    refunded_statuses=["failed"],
+    quotas={"email": 5},
+    licensed_contacts=5,
+    contact_active_days=60,
+    ends_after_days=14,
+    currency="EUR",
+    credit_value="0.03",
+    catalogue="standard",
 )
+_ALL_OF_A_GRANT = {"valid_months": 24, "is_extended": True, "cost": "9", "currency": "EUR", "package": "p"}
+COMMANDS: tuple[dict[str, Any], ...] = tuple(
+    {"tenant": "acme", "effective_at": NOON, "id": name, "type": name} | fields
+    for name, fields in (
+        ("grant", {"credits": "5", "expires_at": None, "kind": "purchase", "priority": 1} | _ALL_OF_A_GRANT),
+        ("set_plan", {"plan": _RICH_PLAN}),
+        ("tick", {}),
+        ("void_grant", {"grant": "purchase:grant"}),
+        ("adjust", {"credits": "-2"}),
+        ("allocate", {"list": "north", "credits": "2"}),
+        ("reserve", {"credits": "2", "expires_at": NOON + DAY, "campaign": "c", "list": "north"}),
+        ("commit_reservation", {"reservation": "reserve", "credits": "1"}),
+        ("release_reservation", {"reservation": "reserve", "credits": None}),
+        ("confirm_recharge", {"recharge": "recharge-1"}),
+        ("decline_recharge", {"recharge": "recharge-1"}),
+        ("mark_contacts", {"contacts": ["+14155550100"], "state": "active"}),
+        ("set_organization", {"organization": "group"}),
+        (
+            "authorise",
+            {
+                "sendings": [{"count": 5, "kind": "sms", "country": "US", "category": "", "segments": 2}],
+                "body": "hello",
+                "recipients": ["+14155550100"],
+                "list": "north",
+                "campaign": "c",
+                "reserve_until": NOON + DAY,
+            },
+        ),
+    )
+)
+_BY_TYPE = {command["type"]: command for command in COMMANDS}
+
+
+def test_every_command_is_among_the_hostile_ones() -> None:
+    assert {command.__struct_config__.tag for command in get_args(Command)} == set(_BY_TYPE)
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -156,7 +204,9 @@ def test_spoiled_commands_of_our_own_are_refused_or_storable(chance: Random) -> 
 
 
 @pytest.mark.parametrize(
-    "fields", [message(), message(kind="email"), *COMMANDS], ids=lambda each: each.get("type")
+    "fields",
+    [message(), message(kind="email"), *COMMANDS],
+    ids=lambda each: each.get("type", each.get("kind")),
 )
 def test_each_field_with_each_hostile_value_is_refused_or_storable(fields: dict[str, Any]) -> None:
     spoiled_fields = [
@@ -165,6 +215,13 @@ def test_each_field_with_each_hostile_value_is_refused_or_storable(fields: dict[
     if "plan" in fields:
         own = fields["plan"]
         spoiled_fields += [fields | {"plan": own | {name: hostile}} for name in own for hostile in HOSTILE]
+        spoiled_fields += [
+            fields | {"plan": own | {name: inner | {part: hostile}}}
+            for name, inner in own.items()
+            if isinstance(inner, dict)
+            for part in inner
+            for hostile in HOSTILE
+        ]
     for each in spoiled_fields:
         value = document(each)
         headers = signed_headers(COMMAND_KEY, "command", b"acme", value) if "type" in fields else ()
@@ -216,7 +273,7 @@ def test_a_signed_origin_that_we_would_not_write_is_refused(hostile: Any, field:
 def test_any_time_of_receipt_is_survived(received_at: int, occurred_at: int) -> None:
     values = [
         document(message(occurred_at=occurred_at)),
-        document(COMMANDS[2] | {"effective_at": occurred_at}),
+        document(_BY_TYPE["tick"] | {"effective_at": occurred_at}),
     ]
     signed = signed_headers(COMMAND_KEY, "command", b"acme", values[1])
     records = [Record(0, received_at, b"acme", values[0]), Record(0, received_at, b"acme", values[1], signed)]
