@@ -5,8 +5,9 @@ in which they would be sent, what those cost, what would remain, and which alert
 request it holds the cost. The answer is about the account as the log has it; what is sent afterwards without
 asking is metered all the same.
 
-What limits a sending: a list's share, always; under a hard stop also the credits that are available, the campaign's
-own reservations included, and the plan's quotas; and a trial that has ended allows nothing.
+What limits a sending: a list's share and the plan's quotas, always; under a hard stop also the credits that are
+available, the campaign's own reservations included; and a trial that has ended allows nothing. Quotas hold under
+every plan, because what they count may cost no credits: nothing else would bound it, and nothing would bill it.
 """
 
 from collections.abc import Iterator
@@ -103,7 +104,7 @@ def _allowed(sorts: list[_Sort], command: Authorise, account: Account, terms: Te
         if share < funds:
             funds, short = share, "list_exhausted"
     units = account.period_at(account.clock_at).units if account.periods else {}
-    left = {kind: quota - units.get(kind, 0) for kind, quota in terms.plan.quotas.items()} if is_hard else {}
+    left = {kind: quota - units.get(kind, 0) for kind, quota in terms.plan.quotas.items()}
     count = cost = 0
     for sort in sorts:
         number, reason = sort.number, ""

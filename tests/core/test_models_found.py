@@ -71,3 +71,13 @@ def test_who_moves_west_gets_one_allowance_a_month(rollover: dict[str, int] | No
     given = [entry.effective_at for entry in worker.effects.entries.values() if entry.kind == "allowance"]
     assert given == [instant("2026-01-01T05:00"), instant("2026-02-01T05:00")]
     assert worker.account().periods[-1].ends_at == instant("2026-03-01T08:00")
+
+
+@pytest.mark.parametrize("policy", ["hard_stop", "negative", "arrears"])
+def test_a_quota_holds_under_every_plan(policy: str) -> None:
+    """Emails cost no credits, so a plan that lets the balance go negative neither bounded nor billed them."""
+    log = Log()
+    log.set_plan(plan("100", quotas={"email": 10}, overage={"policy": policy}))
+    log.command("authorise", sendings=[{"count": 11, "kind": "email"}])
+    details = run(log).effects.results[1]["details"]
+    assert (details["allowed"], details["reason"]) == (10, "quota_exhausted")

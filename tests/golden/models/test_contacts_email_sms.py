@@ -77,6 +77,12 @@ def test_no_more_emails_than_available_are_allowed(report: Report) -> None:
     assert (asked["decision"], asked["reason"], asked["allowed"]) == ("partial", "quota_exhausted", 4_000)
 
 
+def test_automatic_billing_does_not_open_the_emails(report: Report) -> None:
+    """They cost no credits, so nothing would be billed for them."""
+    asked = answer(report, "more emails than the plan has")
+    assert (asked["reason"], asked["allowed"]) == ("quota_exhausted", 10_000)
+
+
 def test_emails_begin_anew_with_each_month(report: Report) -> None:
     quota = details(run(NAME, upto="small block"), CAPPED).quotas["email"]
     assert (quota.used, quota.left) == (0, 10_000)
