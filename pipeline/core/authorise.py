@@ -2,8 +2,8 @@
 
 Takes messages by number, country and kind, or a body and recipients; gives how many of them are allowed, in the order
 in which they would be sent, what those cost, what would remain, and which alerts would fire. Burns nothing; on
-request it holds the cost. The answer is about the account as the log has it; what is sent afterwards without
-asking is metered all the same.
+request it holds the cost, as far as the campaign does not hold it already. The answer is about the account as the
+log has it; what is sent afterwards without asking is metered all the same.
 
 What limits a sending: a list's share and the plan's quotas, always; under a hard stop also the credits that are
 available, the campaign's own reservations included; and a trial that has ended allows nothing. Quotas hold under
@@ -70,8 +70,9 @@ def authorise(command: Authorise, call: Call) -> Refusal | Details:
         "remaining": format_credits(call.account.available - allowed.cost),
         "alerts": _alerts(call.account, terms, allowed.cost),
     }
-    if command.reserve_until is not None and allowed.cost:
-        held = hold(allowed.cost, milliseconds(command.reserve_until), command.campaign, command.list, call)
+    missing = allowed.cost - _held_for(command.campaign, call.account)
+    if command.reserve_until is not None and missing > 0:
+        held = hold(missing, milliseconds(command.reserve_until), command.campaign, command.list, call)
         return held if isinstance(held, Refusal) else details | held
     return details
 
@@ -95,10 +96,7 @@ def _allowed(sorts: list[_Sort], command: Authorise, account: Account, terms: Te
     is_hard = terms.plan.overage == "hard_stop"
     funds, short = NO_LIMIT, "credits_insufficient"
     if is_hard:
-        own = sum(
-            each.left for each in account.reservations.values() if each.campaign == command.campaign != ""
-        )
-        funds = account.available + own
+        funds = account.available + _held_for(command.campaign, account)
     if command.list in account.allocations or (is_hard and account.allocations):
         share = spendable(account, command.list, command.campaign)
         if share < funds:
@@ -119,6 +117,11 @@ def _allowed(sorts: list[_Sort], command: Authorise, account: Account, terms: Te
         if reason:
             return _Allowed(count, cost, reason)
     return _Allowed(count, cost, "")
+
+
+def _held_for(campaign: str, account: Account) -> int:
+    """What reservations hold for a campaign already."""
+    return sum(each.left for each in account.reservations.values() if each.campaign == campaign != "")
 
 
 def _has_ended(terms: Terms, now: int) -> bool:
