@@ -6,13 +6,13 @@ in `account_credits`, the question before a campaign is in `authorise`. Never ju
 the account: the worker does.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import msgspec
 
 from pipeline.cli.account_credits import CREDIT_COMMANDS
+from pipeline.cli.addresses import address_file, read_addresses
 from pipeline.cli.authorise import authorise
 from pipeline.cli.sending_commands import Envelope, carry_out, enveloped, send, show
 from pipeline.core.plans import Plan, compile_plan, decode_plan
@@ -41,7 +41,12 @@ def plan() -> None:
 
 @plan.command("set")
 @click.argument("tenant")
-@click.option("--preset", type=click.Choice(plan_names()), help="A plan that comes with msgmeter.")
+@click.option(
+    "--preset",
+    type=click.Choice(plan_names()),
+    metavar="NAME",
+    help=f"A plan that comes with msgmeter: {', '.join(plan_names())}.",
+)
 @click.option(
     "--file", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A plan as JSON."
 )
@@ -103,19 +108,14 @@ def contacts() -> None:
 @click.argument("tenant")
 @click.argument("state", type=click.Choice(["active", "inactive", "removed"]))
 @click.argument("addresses", nargs=-1)
-@click.option(
-    "--file",
-    "path",
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    help="One address per line; - is standard input.",
-)
+@address_file("--file")
 @enveloped
 def mark(envelope: Envelope, state: str, addresses: tuple[str, ...], path: str | None) -> None:
     """Say that contacts of TENANT are active, inactive or removed.
 
     Who was messaged counts as active for a time all the same. More than 1 000 addresses become several commands.
     """
-    marked = [*addresses, *_lines(path)]
+    marked = [*addresses, *read_addresses(path)]
     if not marked:
         raise click.UsageError("Give addresses, or a --file of them")
     parts = [
@@ -162,14 +162,3 @@ def _read_plan(preset: str | None, path: Path | None) -> Plan:
         return decode_plan(path.read_bytes())
     except ValueError as error:
         raise click.UsageError(f"{path}: {error}") from error
-
-
-def _lines(path: str | None) -> Iterator[str]:
-    """The lines of a file that hold anything, without the space around it."""
-    if path is None:
-        return
-    with click.open_file(path, encoding="utf-8") as lines:
-        try:
-            yield from (text for line in lines if (text := line.strip()))
-        except UnicodeDecodeError as error:
-            raise click.UsageError(f"{path} is no text in UTF-8") from error

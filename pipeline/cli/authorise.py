@@ -11,12 +11,14 @@ from typing import Any
 
 import click
 
+from pipeline.cli.addresses import address_file, read_addresses
 from pipeline.cli.answers import grouped, show_facts
 from pipeline.cli.sending_commands import Answer, Envelope, enveloped, rfc3339, send, show
 from pipeline.cli.traffic import INSTANT
 from pipeline.core.rating import KINDS
 
 _SENDING = re.compile(r"([0-9]{1,8})(?:x([A-Z]{2}))?(?::([a-z]+))?(?::([^:]+))?")
+_MAX_RECIPIENTS = 10_000
 _VERDICTS = {"allow": "all of them", "partial": "some of them", "refuse": "none of them"}
 _REASONS = {
     "credits_insufficient": "The credits that are available cover no more.",
@@ -58,6 +60,7 @@ class _Sending(click.ParamType):
 @click.option("--body", metavar="TEXT", help="What would be sent; its segments are counted.")
 @click.option("--segments", type=click.IntRange(1, 255), help="Of each message of a SENDING, without --body.")
 @click.option("--to", "recipients", metavar="NUMBER", multiple=True, help="A recipient; may be repeated.")
+@address_file("--to-file")
 @click.option("--kind", type=click.Choice(KINDS), default="sms", show_default=True, help="Of messages --to.")
 @click.option("--category", default="", help="Of messages --to.")
 @click.option("--list", "list_name", default="", help="The list that would spend the credits.")
@@ -68,6 +71,8 @@ def authorise(
     envelope: Envelope,
     sendings: tuple[dict[str, Any], ...],
     segments: int | None,
+    recipients: tuple[str, ...],
+    path: str | None,
     list_name: str,
     **fields: Any,  # noqa: ANN401 - fields of the command
 ) -> None:
@@ -76,13 +81,19 @@ def authorise(
     A SENDING is COUNT[xCOUNTRY][:KIND[:CATEGORY]], such as 5000xUS or 200xDE:mms; they are sent in this order,
     and the recipients --to after them.
     """
-    if not sendings and not fields["recipients"]:
+    addresses = [*recipients, *read_addresses(path)]
+    if not sendings and not addresses:
         raise click.UsageError("Give what is to be sent: 5000xUS, for instance, or --to with numbers")
     if segments is not None and fields["body"] is not None:
         raise click.UsageError("Give either --segments or --body, whose segments are counted")
     if segments is not None:
         sendings = tuple(sending | {"segments": segments} for sending in sendings)
-    (answer,) = send(envelope, "authorise", [{"sendings": sendings, "list": list_name, **fields}])
+    if len(addresses) > _MAX_RECIPIENTS:
+        raise click.UsageError(
+            f"{len(addresses):,} recipients are more than {_MAX_RECIPIENTS:,}: ask by country, such as 5000xUS"
+        )
+    question = {"sendings": sendings, "recipients": addresses, "list": list_name, **fields}
+    (answer,) = send(envelope, "authorise", [question])
     if envelope.as_json or answer["reason"]:
         show(envelope, [answer])
     else:

@@ -51,7 +51,13 @@ def list_packages(name: str | None, as_json: bool) -> None:
 @click.option(
     "--catalogue", type=CATALOGUE, help="Where PACKAGE is offered, if several offer one of this id."
 )
-@click.option("--plan", "preset", type=click.Choice(plan_names()), help="By the prices of this plan.")
+@click.option(
+    "--plan",
+    "preset",
+    type=click.Choice(plan_names()),
+    metavar="NAME",
+    help=f"By the prices of a plan: {', '.join(plan_names())}.",
+)
 @click.option("--tenant", help="By the prices of the preset this tenant's plan is named after.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def show_reach(

@@ -113,6 +113,7 @@ def test_the_longest_due_come_first_and_who_waits_for_a_worker_keeps_nobody_back
         scheduler.round(NOW)
         sent += [each["tenant"] for each in deployment.ticks()]
     assert sent == ["acme", "bolt", "coil"]
+    assert scheduler.round(NOW + REPEAT_MILLISECONDS).sent == 1, "the limit holds for repetitions too"
 
 
 def test_what_could_not_be_sent_is_sent_by_the_next_round(deployment: Deployment) -> None:
