@@ -26,7 +26,7 @@ def show_statement(head: dict[str, Any], made: Statement, used: Sequence[UsageSu
     click.echo(f"Statement of {whose}, plan {head['plan'] or 'none'}")
     until = f"{head['to']}, open, as of {head['as_of']}" if head["is_open"] else f"{head['to']}"
     click.echo(f"{head['from']} to {until}; days of {zone}\n")
-    _show_sums(made)
+    _show_sums(made, used)
     if head["due"]:
         click.echo(f"\ndue now: {money_words(head['due'], head['due_currency'])}")
     if used:
@@ -40,17 +40,21 @@ def show_statement(head: dict[str, Any], made: Statement, used: Sequence[UsageSu
         _show_lines(made, zone)
 
 
-def _show_sums(made: Statement) -> None:
+def _show_sums(made: Statement, used: Sequence[UsageSum]) -> None:
     """Opening and closing balance, and what is between them by kind; and how what no grant covered has ended."""
-    money: dict[str, list[str]] = {}
+    notes: dict[str, list[str]] = {}
     for (kind, currency), micros in sorted(made.money().items()):
-        money.setdefault(kind, []).append(money_words(format_credits(micros), currency))
+        notes.setdefault(kind, []).append(money_words(format_credits(micros), currency))
     sums = made.sums(lambda line: line.kind)
+    # The ledger takes a refund off the usage of its window, unless that was closed by then.
+    taken_off = sum(each.refunded for each in used) - sums.get("refund", 0)
+    if taken_off > 0:
+        notes["usage"] = [f"after {grouped(format_credits(taken_off))} refunded"]
     rows: list[tuple[Cell, ...]] = [("opening balance", format_credits(made.opening), _opening_note(made))]
     rows += [
-        (LINE_WORDS[kind], format_credits(sums.get(kind, 0)), ", ".join(money.get(kind, ())))
+        (LINE_WORDS[kind], format_credits(sums.get(kind, 0)), ", ".join(notes.get(kind, ())))
         for kind in SECTION_BY_KIND
-        if kind in sums or kind in money
+        if kind in sums or kind in notes
     ]
     foot = ("closing balance", format_credits(made.closing), _closing_note(made))
     show_table(("", "credits", ""), rows, amounts=frozenset({"credits"}), total=foot)
@@ -95,7 +99,7 @@ def _show_usage(used: Sequence[UsageSum]) -> None:
     )
     rows = [(*names, *_shown(columns, sums)) for names, sums in sorted(sorts.items())]
     show_table(("kind", "direction", *columns), rows, amounts=_AMOUNTS, total=foot)
-    countries = _summed(used, columns, lambda each: (each.country or "unknown",))
+    countries = _summed(used, columns, lambda each: (each.country or "none",))
     if len(countries) < 2:
         return
     credits_at = columns.index("credits")

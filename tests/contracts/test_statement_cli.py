@@ -3,7 +3,7 @@
 import csv
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,17 @@ def customer() -> Log:
     return log
 
 
-@pytest.fixture
-def stored(clickhouse: EmbeddedClickHouse, database: str) -> tuple[str, Worker]:
-    url = f"{clickhouse.url}/{database}"
-    client = connect(url)
+@pytest.fixture(scope="module")
+def stored(clickhouse: EmbeddedClickHouse) -> Iterator[tuple[str, Worker]]:
+    """One database for all of these tests: they ask, and the one that stores changes no answer."""
+    server = connect(f"{clickhouse.url}/default")
+    server.command("CREATE DATABASE statements")
+    client = connect(f"{clickhouse.url}/statements")
     apply_migrations(client)
-    worker = fold_and_store(client, customer())
+    yield f"{clickhouse.url}/statements", fold_and_store(client, customer())
     client.close()
-    return url, worker
+    server.command("DROP DATABASE statements")
+    server.close()
 
 
 @pytest.fixture
@@ -151,6 +154,8 @@ def test_what_came_after_the_grace_is_late_and_counts_in_the_next_period(ask: As
 def test_what_was_refunded_is_said(ask: Ask) -> None:
     usage = told(ask("--output", "json"))["usage"]
     assert sum(parse_credits(row["refunded"]) for row in usage) == 3 * MICROS
+    assert "after 3 refunded" in ask().stdout
+    assert "refunded" not in ask("--period", "previous").stdout
 
 
 def test_facts_the_account_has_not_seen_yet_are_left_out(ask: Ask, stored: tuple[str, Worker]) -> None:
