@@ -4,12 +4,14 @@ Takes a path, `-` for standard input; gives the lines that hold anything, withou
 one is an address is for the worker to say.
 """
 
-from typing import Any
+from collections.abc import Callable
 
 import click
 
+Command = Callable[..., None]
 
-def address_file(name: str) -> Any:  # noqa: ANN401 - click's decorators are untyped
+
+def address_file(name: str) -> Callable[[Command], Command]:
     """Make an option for such a file, whose value is `path`."""
     return click.option(
         name,
