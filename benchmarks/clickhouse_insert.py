@@ -51,10 +51,10 @@ def make_facts(count: int, tenants: int, first_offset: int) -> list[Fact]:
             chance.choice(("gateway-a", "gateway-b")), chance.choice(("sms", "sms", "mms", "rcs")),
             chance.choice(("outbound", "inbound")), chance.choice(("sent", "delivered", "undelivered")),
             chance.choice(("US", "CA", "GB", "DE", "FR", "IN", "BR", "")),
-            chance.choice(("campaign", "messaging", "transactional", "")), "",
+            chance.choice(("campaign", "messaging", "transactional", "")), "", "", "",
             f"c-{tenant}-{chance.randrange(3)}" if chance.random() < 0.5 else "",
             chance.choice(("GSM-7", "UCS-2")), occurred_at, received_at, occurred_at // 86_400_000,
-            segments, segments, 1_000_000, segments * 1_000_000, "card-1", chance.getrandbits(64),
+            _START_AT, 1, segments, segments, 1_000_000, segments * 1_000_000, "card-1", chance.getrandbits(64),
             grant, segments * 1_000_000, _NO_FURTHER, chance.getrandbits(32), chance.randrange(32), offset,
         ))  # fmt: skip
     return facts
