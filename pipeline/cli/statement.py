@@ -89,7 +89,7 @@ def statement(tenant: str, period: str, is_by_entry: bool, output: str, path: st
     elif output == "xlsx":
         write_workbook(path, _sheets(head, made, used, account.zone))
     else:
-        show_statement(head, made, used, account.zone)
+        show_statement(head, made, used, account.zone, is_by_entry=is_by_entry)
 
 
 def periods(starts: Sequence[int], account: AccountSnapshot) -> list[Span]:

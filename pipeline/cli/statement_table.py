@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pipeline.cli.answers import Cell, grouped, show_table
-from pipeline.cli.questions import date_of
+from pipeline.cli.questions import clock_time, date_of
 from pipeline.cli.wording import LINE_WORDS, grant_words, money_words
 from pipeline.core.account import UNCOVERED
 from pipeline.core.amounts import format_credits
@@ -20,8 +20,10 @@ _COUNTRIES_SHOWN = 10
 _AMOUNTS = frozenset({"credits", "refunded"})
 
 
-def show_statement(head: dict[str, Any], made: Statement, used: Sequence[UsageSum], zone: str) -> None:
-    """Write the whole statement."""
+def show_statement(
+    head: dict[str, Any], made: Statement, used: Sequence[UsageSum], zone: str, *, is_by_entry: bool
+) -> None:
+    """Write the whole statement, with times of day where its lines are entries and not days."""
     whose = f"{head['tenant']} of {head['organization']}" if head["organization"] else head["tenant"]
     click.echo(f"Statement of {whose}, plan {head['plan'] or 'none'}")
     until = f"{head['to']}, open, as of {head['as_of']}" if head["is_open"] else f"{head['to']}"
@@ -37,7 +39,7 @@ def show_statement(head: dict[str, Any], made: Statement, used: Sequence[UsageSu
         _show_grants(made, zone)
     if made.lines:
         click.echo()
-        _show_lines(made, zone)
+        _show_lines(made, zone, is_by_entry=is_by_entry)
 
 
 def _show_sums(made: Statement, used: Sequence[UsageSum]) -> None:
@@ -143,18 +145,27 @@ def _show_grants(made: Statement, zone: str) -> None:
     show_table(("grant", *columns), rows, amounts=frozenset(columns), total=total)
 
 
-def _show_lines(made: Statement, zone: str) -> None:
+def _show_lines(made: Statement, zone: str, *, is_by_entry: bool) -> None:
     has_money = any(line.money_micros for line in made.lines)
-    columns = ["date", "what", "grant", "credits", "balance", *(["money"] if has_money else [])]
-    rows = list(_lines(made.lines, zone, has_money=has_money))
+    columns = [
+        "time" if is_by_entry else "date",
+        "what",
+        "grant",
+        "credits",
+        "balance",
+        *(["money"] if has_money else []),
+    ]
+    rows = list(_lines(made.lines, zone, has_money=has_money, is_by_entry=is_by_entry))
     show_table(columns, rows, amounts=frozenset({"credits", "balance"}))
 
 
-def _lines(lines: Iterable[Line], zone: str, *, has_money: bool) -> Iterable[tuple[Cell, ...]]:
+def _lines(
+    lines: Iterable[Line], zone: str, *, has_money: bool, is_by_entry: bool
+) -> Iterable[tuple[Cell, ...]]:
     for line in lines:
         money = money_words(format_credits(line.money_micros), line.currency) if line.money_micros else ""
         yield (
-            date_of(line.day).isoformat(),
+            clock_time(line.at, zone) if is_by_entry else date_of(line.day).isoformat(),
             f"{LINE_WORDS[line.kind]}{', late' if line.is_late else ''}",
             grant_words(line.grant_id, zone),
             format_credits(line.amount),

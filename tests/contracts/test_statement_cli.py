@@ -209,6 +209,14 @@ def test_a_person_reads_sums_grants_and_lines_within_a_terminal(ask: Ask) -> Non
         assert part in text, part
 
 
+def test_lines_of_entries_have_the_time_of_day_in_the_tenants_zone(ask: Ask) -> None:
+    """Of a window its last minute: 07:00 UTC is midnight in Denver."""
+    text = ask("--entries").stdout
+    assert "2026-02-20 01:00   purchase" in text
+    assert "2026-02-20 00:14   used" in text
+    assert "2026-02-20 00:" not in ask().stdout
+
+
 def test_periods_are_those_there_were(ask: Ask, stored: tuple[str, Worker]) -> None:
     assert period_starts(connect(stored[0]), "acme") == [JANUARY, FEBRUARY]
     for name, first in (
