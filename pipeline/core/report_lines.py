@@ -86,6 +86,7 @@ def _grant(grant: Grant) -> Document:
         "remaining": format_credits(grant.remaining),
         "starts_at": grant.starts_at,
         "expires_at": grant.expires_at if grant.expires_at < FOREVER_AT else None,
+        "is_expired": grant.is_expired,
     }
 
 
