@@ -24,7 +24,8 @@ from pipeline.clickhouse.queries import AccountSnapshot
 from pipeline.clickhouse.statements import opening_by_grant, period_starts, period_usage, statement_entries
 from pipeline.core.account_details import decode_details
 from pipeline.core.amounts import format_credits
-from pipeline.core.statement import SECTIONS, Statement, UsageSum, document_of, make_statement
+from pipeline.core.statement import SECTIONS, Statement, UsageSum, make_statement
+from pipeline.core.statement_document import statement_document
 from pipeline.settings import load_settings
 
 _PERIOD = re.compile(r"current|previous|[0-9]{4}-[0-9]{2}(-[0-9]{2})?")
@@ -83,7 +84,7 @@ def statement(tenant: str, period: str, is_by_entry: bool, output: str, path: st
     used = period_usage(client, tenant, *span)
     head = _head(account, span)
     if output == "json":
-        show_json({**head, **_with_instants(document_of(made, used))})
+        show_json({**head, **_with_instants(statement_document(made, used))})
     elif output == "csv":
         show_csv(_LINE_COLUMNS, _lines(made, account.zone))
     elif output == "xlsx":
@@ -180,7 +181,7 @@ def _edge(name: str, at: int, balance: int, zone: str) -> tuple[Cell, ...]:
 
 def _sheets(head: dict[str, Any], made: Statement, used: Iterable[UsageSum], zone: str) -> list[Sheet]:
     """A workbook of a statement: what it is of, its lines, and the sums by grant and by sort of message."""
-    document = document_of(made, used)
+    document = statement_document(made, used)
     facts = {
         **head,
         "opening": document["opening"],

@@ -32,6 +32,8 @@ LINE_WORDS = {
 """By kind of a statement's line."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ALLOWANCE = re.compile(r"(\d+)(?::(\d+))?(:until:\d+)?")
+"""The period's start; when a later plan gave another in the same period; what could not roll over was cut off."""
 _LONGEST_NAME = 24
 
 
@@ -46,9 +48,9 @@ def grant_words(grant_id: str, zone: str) -> str:
     if grant_id == UNCOVERED:
         return "no grant"
     kind, name = grant_kind(grant_id), grant_id.partition(":")[2]
-    begun = name.partition(":")[0]
-    if kind in ("allowance", "rollover") and begun.isdecimal():
-        return f"{kind} {local_date(int(begun), zone)}"
+    if kind in ("allowance", "rollover") and (dated := _ALLOWANCE.fullmatch(name)):
+        begun, later, until = dated.groups()
+        return f"{kind} {local_date(int(later or begun), zone)}{' (cut)' if until else ''}"
     if _UUID.fullmatch(name):
         return f"{kind} {name[:8]}"
     return f"{kind} {name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + '…'}"

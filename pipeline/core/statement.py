@@ -1,8 +1,8 @@
 """An account's history over one span of time as a statement: what there was, what came and went, what is left.
 
 Takes an account's ledger entries and the span `[starts_at, ends_at)`, usually a billing period; gives a `Statement`,
-and `statement_document` shows it as a JSON document. An entry belongs to the span that holds its `effective_at`:
-what lapses, is billed or is written off with a period is effective in its last millisecond.
+which `statement_document` shows as JSON. An entry belongs to the span that holds its `effective_at`: what lapses, is
+billed or is written off with a period is effective in its last millisecond.
 
 Usage, refunds and corrected expiries have an entry for every 15 minutes or message; a statement has one line for
 each day, kind and grant, with the instant of the last of its entries, unless every entry is asked for. The usage of a
@@ -21,8 +21,6 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from pipeline.core.account import UNCOVERED, Entry
-from pipeline.core.amounts import format_credits
-from pipeline.core.outcomes import FACT_COLUMNS, Document, Fact
 from pipeline.core.windows import WINDOW_MILLISECONDS, local_day
 
 Section = Literal["added", "used", "refunded", "lapsed", "corrected", "settled"]
@@ -253,116 +251,3 @@ def _lines(
             )
         )  # fmt: skip
     return lines
-
-
-_FIELDS = (
-    "tenant", "kind", "direction", "country", "occurred_at", "period_start", "messages", "segments", "quantity",
-    "credits_micros",
-)  # fmt: skip
-_POSITIONS = tuple(FACT_COLUMNS.index(name) for name in _FIELDS)
-
-
-def usage_of_facts(facts: Iterable[Fact], tenant: str, starts_at: int) -> list[UsageSum]:
-    """What the tenant's messages that count in the period beginning at `starts_at` used, by sort of message."""
-    sums: dict[tuple[Any, ...], UsageSum] = {}
-    for fact in facts:
-        its = dict(zip(_FIELDS, (fact[position] for position in _POSITIONS), strict=True))
-        if its["tenant"] != tenant or its["period_start"] != starts_at:
-            continue
-        key = (its["kind"], its["direction"], its["country"], its["occurred_at"] < starts_at)
-        cell = sums.setdefault(key, UsageSum(*key))
-        cell.messages += its["messages"]
-        cell.segments += its["segments"]
-        cell.quantity += its["quantity"]
-        if its["messages"]:
-            cell.credits += its["credits_micros"]
-        else:
-            cell.refunded -= its["credits_micros"]
-    return [sums[key] for key in sorted(sums)]
-
-
-def statement_document(
-    entries: Iterable[Entry],
-    starts_at: int,
-    ends_at: int,
-    *,
-    zone: str = "UTC",
-    opening: Mapping[str, int] = _NOTHING,
-    usage: Iterable[UsageSum] = (),
-    is_by_entry: bool = False,
-) -> Document:
-    """The statement of `make_statement` as a JSON document; credits and money are decimal strings."""
-    statement = make_statement(
-        entries, starts_at, ends_at, zone=zone, opening=opening, is_by_entry=is_by_entry
-    )
-    return document_of(statement, usage)
-
-
-def document_of(statement: Statement, usage: Iterable[UsageSum] = ()) -> Document:
-    """A statement as a JSON document."""
-    by_section = statement.sums(lambda line: line.section)
-    return {
-        "starts_at": statement.starts_at,
-        "ends_at": statement.ends_at,
-        "opening": format_credits(statement.opening),
-        "rolled_over": format_credits(statement.rolled_over()),
-        "sections": {section: format_credits(by_section.get(section, 0)) for section in SECTIONS},
-        "kinds": {
-            kind: format_credits(amount)
-            for kind, amount in sorted(statement.sums(lambda line: line.kind).items())
-        },
-        "money": [
-            {"kind": kind, "currency": currency, "amount": format_credits(micros)}
-            for (kind, currency), micros in sorted(statement.money().items())
-        ],
-        "paid": _by_currency(statement.money_by_currency(is_billed=False)),
-        "billed": _by_currency(statement.money_by_currency(is_billed=True)),
-        "closing": format_credits(statement.closing),
-        "uncovered": {kind: format_credits(amount) for kind, amount in sorted(statement.uncovered().items())},
-        "grants": [_movement(each) for each in statement.grants],
-        "usage": [_usage(each) for each in usage],
-        "lines": [_line(each) for each in statement.lines],
-    }
-
-
-def _by_currency(micros: Mapping[str, int]) -> Document:
-    return {currency: format_credits(amount) for currency, amount in sorted(micros.items())}
-
-
-def _movement(moved: GrantMovement) -> Document:
-    amounts = ("opening", *SECTIONS, "closing")
-    return {
-        "grant": moved.grant_id,
-        "kind": grant_kind(moved.grant_id),
-        **{name: format_credits(getattr(moved, name)) for name in amounts},
-    }
-
-
-def _usage(used: UsageSum) -> Document:
-    return {
-        "kind": used.kind,
-        "direction": used.direction,
-        "country": used.country or None,
-        "is_late": used.is_late,
-        "messages": used.messages,
-        "segments": used.segments,
-        "quantity": used.quantity,
-        "credits": format_credits(used.credits),
-        "refunded": format_credits(used.refunded),
-    }
-
-
-def _line(line: Line) -> Document:
-    return {
-        "at": line.at,
-        "section": line.section,
-        "kind": line.kind,
-        "grant": line.grant_id,
-        "credits": format_credits(line.amount),
-        "balance": format_credits(line.balance),
-        "money": format_credits(line.money_micros) if line.money_micros else None,
-        "currency": line.currency or None,
-        "cause": line.cause or None,
-        "is_late": line.is_late,
-        "entries": line.entries,
-    }

@@ -1,7 +1,7 @@
 -- What was used by the messages that count in one period of a tenant, by kind, direction and country.
 -- Parameters: tenant; starts_at, ends_at: the period in milliseconds since 1970.
 -- Late are messages that occurred before the period. Refunds are rows of no messages and negative sums.
--- The same rule as usage_of_facts in pipeline/core/statement.py. Reads the tenant's facts up to the period's end.
+-- Reads the tenant's facts up to the period's end.
 -- Facts are stored before the usage entries they are booked in: those the account has not seen at its last checkpoint
 -- are left out, so that both say the same.
 SELECT

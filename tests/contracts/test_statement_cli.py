@@ -14,15 +14,16 @@ from stored_worker import fold_and_store
 
 from pipeline.cli import main
 from pipeline.cli.statement import Span, find_period
+from pipeline.cli.wording import grant_words
 from pipeline.clickhouse.client import connect, insert
 from pipeline.clickhouse.facts import FACTS, fact_columns
 from pipeline.clickhouse.migrate import apply_migrations
 from pipeline.clickhouse.queries import balance_before
 from pipeline.clickhouse.statements import period_starts, period_usage
 from pipeline.core.amounts import MICROS, format_credits, parse_credits
-from pipeline.core.statement import usage_of_facts
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
 from tests.builders import DAY, HOUR, Log, Worker, instant, plan
+from tests.fact_sums import usage_of_facts
 
 ZONE = "America/Denver"
 JANUARY, FEBRUARY, MARCH = (instant(f"2026-0{month}-15T07:00") for month in (1, 2, 3))
@@ -134,7 +135,7 @@ def test_the_lines_sum_to_what_is_between_opening_and_closing(
 def test_facts_and_ledger_say_the_same_usage(
     ask: Ask, stored: tuple[str, Worker], period: str, bounds: tuple[int, int]
 ) -> None:
-    """Late messages and refunds included; and so does the core, of the same facts."""
+    """Late messages and refunds included; and the query says what a sum in memory does."""
     statement = told(ask("--period", period, "--output", "json"))
     net = sum(parse_credits(row["credits"]) - parse_credits(row["refunded"]) for row in statement["usage"])
     sections = statement["sections"]
@@ -227,6 +228,37 @@ def test_periods_are_those_there_were(ask: Ask, stored: tuple[str, Worker]) -> N
         ("2026-03-14", "2026-02-15"),
     ):
         assert told(ask("--period", name, "--output", "json"))["from"] == first, name
+
+
+def test_an_allowance_within_a_period_begins_no_period(clickhouse: EmbeddedClickHouse, database: str) -> None:
+    """A trial ends, and a plan comes some days later: it gives its allowance at once."""
+    client = connect(f"{clickhouse.url}/{database}")
+    apply_migrations(client)
+    log = Log(JANUARY)
+    log.set_plan(plan("10", zone=ZONE, anchor_day=15, ends_after_days=14))
+    log.now += 20 * DAY
+    log.set_plan(plan("20", zone=ZONE, anchor_day=15))
+    worker = fold_and_store(client, log)
+    given = sorted(each.effective_at for each in worker.effects.entries.values() if each.kind == "allowance")
+    assert given == [JANUARY, JANUARY + 20 * DAY]
+    assert period_starts(client, "acme") == [JANUARY]
+
+
+@pytest.mark.parametrize(
+    ("grant_id", "words"),
+    [
+        ("", "no grant"),
+        (f"allowance:{JANUARY}", "allowance 2026-01-15"),
+        (f"allowance:{JANUARY}:{FEBRUARY}", "allowance 2026-02-15"),
+        (f"allowance:{JANUARY}:until:{FEBRUARY}", "allowance 2026-01-15 (cut)"),
+        (f"floor:{JANUARY}", "rollover 2026-01-15"),
+        ("purchase:99c08499-70e3-423e-923b-bb83556f6974", "purchase 99c08499"),
+        ("promotion:spring", "promotion spring"),
+        (f"adjustment:{'x' * 30}", f"adjustment {'x' * 23}…"),
+    ],
+)
+def test_grants_have_names(grant_id: str, words: str) -> None:
+    assert grant_words(grant_id, ZONE) == words
 
 
 def test_a_period_there_was_not_is_exit_code_1_and_a_wrong_word_2(ask: Ask) -> None:

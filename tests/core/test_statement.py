@@ -1,5 +1,6 @@
 """A statement explains a balance: every entry in one line, sums that agree, whatever became of the credits."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,16 +9,19 @@ from hypothesis import strategies as st
 
 from pipeline.core.account import Entry
 from pipeline.core.amounts import MICROS
+from pipeline.core.ledger import allowance_id
 from pipeline.core.statement import (
     SECTION_BY_KIND,
     Statement,
     UsageSum,
     grant_kind,
     make_statement,
-    statement_document,
-    usage_of_facts,
 )
+from pipeline.core.statement_document import statement_document
 from tests.builders import DAY, HOUR, MINUTE, Log, Worker, instant, plan, run
+from tests.fact_sums import usage_of_facts
+from tests.golden.models.scenarios import run as run_scenario
+from tests.golden.models.scenarios import scenario_names
 
 FEBRUARY, MARCH = instant("2026-02-01"), instant("2026-03-01")
 
@@ -180,7 +184,7 @@ def test_money_paid_and_money_billed_are_summed_apart() -> None:
         entry("void", -9, FEBRUARY, "purchase:x", money_micros=-5 * MICROS, currency="EUR"),
         entry("arrears", 100, MARCH - 1, "", money_micros=3 * MICROS, **usd),
     ]
-    document = statement_document(entries, FEBRUARY, MARCH)
+    document = statement_document(make_statement(entries, FEBRUARY, MARCH))
     assert (document["paid"], document["billed"]) == ({"EUR": "2", "USD": "60"}, {"USD": "3"})
 
 
@@ -228,7 +232,7 @@ def test_a_document_has_decimals_and_the_same_sums() -> None:
         entry("purchase", 5, FEBRUARY, "purchase:p", money_micros=30_000, currency="USD", cause="p"),
         entry("usage", -2, FEBRUARY + DAY, "purchase:p", window_start=FEBRUARY + DAY),
     ]
-    document = statement_document(entries, FEBRUARY, MARCH, usage=[used])
+    document = statement_document(make_statement(entries, FEBRUARY, MARCH), [used])
     assert document["lines"][0] == {
         "at": FEBRUARY,
         "section": "added",
@@ -254,6 +258,29 @@ def test_a_document_has_decimals_and_the_same_sums() -> None:
     assert document["usage"][0]["country"] is None
     assert document["usage"][0]["credits"] == "0.000001"
     assert document["grants"][0]["closing"] == "3"
+
+
+@pytest.mark.parametrize("name", scenario_names())
+def test_statements_of_the_billing_models_lead_from_period_to_period_to_the_balance(name: str) -> None:
+    """And what they say was used is what the facts say, refunds and late messages included."""
+    report = run_scenario(name)
+    for tenant, account in report.accounts.items():
+        entries = [entry for whose, entry in report.entries if whose == tenant]
+        # An allowance that a plan gives within a period has another id than the period's own.
+        starts = sorted(
+            {each.effective_at for each in entries if each.grant_id == allowance_id(each.effective_at)}
+        )
+        balance = 0
+        for starts_at, ends_at in pairwise([*starts, 1 << 53]):
+            statement = make_statement(entries, starts_at, ends_at)
+            assert statement.opening == balance, "nothing happens between periods"
+            assert not any(each.closing < 0 for each in statement.grants if each.grant_id), tenant
+            used = usage_of_facts(report.facts, tenant, starts_at)
+            sums = statement.sums(lambda line: line.kind)
+            of_ledger = sum(sums.get(kind, 0) for kind in ("usage", "refund"))
+            assert sum(each.credits - each.refunded for each in used) == -of_ledger
+            balance = statement.closing
+        assert balance == account.balance, tenant
 
 
 @pytest.mark.parametrize(
