@@ -6,7 +6,9 @@ from pathlib import Path
 
 import orjson
 import pytest
+from click.testing import CliRunner
 
+from pipeline.cli import main
 from pipeline.core.refusals import Refusal
 from pipeline.core.simulation import simulate
 from pipeline.logfile import sign_plain
@@ -14,6 +16,7 @@ from tests.builders import COMMAND_KEY, rules
 from tests.golden.models.scenarios import (
     MODELS,
     PLANS,
+    RULES,
     expected_path,
     one_log,
     rendered,
@@ -65,6 +68,13 @@ def test_tenants_of_one_log_are_what_they_are_alone() -> None:
     assert together.document()["accounts"] == sorted(accounts, key=lambda line: line["tenant"])
     days = [line for each in alone for line in each.document()["usage"]["days"]]
     assert sorted(together.document()["usage"]["days"], key=str) == sorted(days, key=str)
+
+
+@pytest.mark.parametrize(("chunk", "checkpoint"), [(1, 1), (3, 2), (7, 1_000)])
+def test_how_the_log_is_cut_changes_nothing(chunk: int, checkpoint: int) -> None:
+    signed = [sign_plain(record, COMMAND_KEY) for record in one_log()]
+    cut = simulate(signed, RULES, chunk_records=chunk, checkpoint_records=checkpoint)
+    assert rendered(cut) == rendered(simulate(signed, RULES))
 
 
 def test_every_preset_is_in_a_scenario() -> None:
@@ -134,3 +144,13 @@ def test_the_readme_names_tests_that_exist_and_leaves_none_out() -> None:
     assert of_models - named == set()
     marked = set(re.findall(r"`(test_\w+)` \(cli\)", readme))
     assert {name for name in named if there[name].stem == "test_models"} == marked
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_person_can_run_a_scenario(name: str) -> None:
+    """`msgmeter simulate` signs the plain commands by itself and says what the test says."""
+    result = CliRunner().invoke(main, ["simulate", str(MODELS / name / "log.jsonl"), "--json"])
+    assert result.exit_code == 0, result.output
+    shown = orjson.loads(result.stdout)
+    assert shown["accounts"] == run(name).document()["accounts"]
+    assert len(shown["recharges"]) == len(run(name).recharges)
