@@ -31,6 +31,7 @@ from pipeline.core.windows import days_after, months_after, period_of
 
 # Periods.
 
+_HALF_DAY_MILLISECONDS = 12 * 3_600_000
 _STUB_MILLISECONDS = 26 * 3_600_000
 """What a new zone leaves until its own midnight, from UTC+14 to UTC-12 at most, begins the period that follows: as a
 period of its own it would give an allowance for some hours."""
@@ -100,7 +101,10 @@ def _allowance(terms: PlanTerms, began_at: int, start: int, end: int) -> tuple[i
 
 
 def _rollover_end(terms: PlanTerms, rollover: RolloverTerms, start: int) -> int:
-    return months_after(start, rollover.valid_months, terms.zone) if rollover.valid_months else FOREVER_AT
+    if not rollover.valid_months:
+        return FOREVER_AT
+    # Counted from the noon of its first day: after a change of zone a period may begin on the evening before.
+    return months_after(start + _HALF_DAY_MILLISECONDS, rollover.valid_months, terms.zone)
 
 
 def _roll_over(

@@ -81,3 +81,14 @@ def test_a_quota_holds_under_every_plan(policy: str) -> None:
     log.command("authorise", sendings=[{"count": 11, "kind": "email"}])
     details = run(log).effects.results[1]["details"]
     assert (details["allowed"], details["reason"]) == (10, "quota_exhausted")
+
+
+def test_who_moves_west_keeps_credits_for_twelve_months() -> None:
+    """Midnight in New York is the evening before in Los Angeles: the allowances lost a day."""
+    log = Log(now=instant("2026-01-10T12:00"))
+    log.set_plan(plan("1000", zone="America/New_York", rollover={"valid_months": 12}))
+    log.now = instant("2026-01-20T12:00")
+    log.set_plan(plan("1000", zone="America/Los_Angeles", rollover={"valid_months": 12}))
+    log.tick(instant("2026-02-01T12:00"))
+    ends = [grant.expires_at for grant in run(log).account().grants]
+    assert ends == [instant("2027-01-01T08:00"), instant("2027-02-01T08:00")]

@@ -50,7 +50,7 @@ class NaivePlan:
         return self.allowance, self.end_of_rolled(start) if self.rolls else end
 
     def end_of_rolled(self, start: int) -> int:
-        return months_later(start, self.months, self.zone) if self.months else FOREVER
+        return months_later(start + 12 * HOUR, self.months, self.zone) if self.months else FOREVER
 
 
 @dataclass
