@@ -9,12 +9,12 @@ BIN := $(VENV)/bin
 SOURCES := pipeline tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check format bench clean
+.PHONY: help run test test-long check format bench bench-ledger bench-accounts bench-commands clean
 # An install that failed half-way must not count as done.
 .DELETE_ON_ERROR:
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 run: $(VENV)/installed-embedded ## Start broker, ClickHouse, worker and a sample gateway; watch them; Ctrl-C stops
 	@exec $(BIN)/msgmeter up $(ARGUMENTS)
@@ -37,6 +37,15 @@ format: $(VENV)/installed-dev ## Format the code
 
 bench: $(VENV)/installed-dev ## Measure raw -> stored events a second, memory and latency (minutes)
 	$(BIN)/python -m benchmarks.throughput $(ARGUMENTS)
+
+bench-ledger: $(VENV)/installed-dev ## Measure the ledger's CPU per message
+	$(BIN)/python -m benchmarks.ledger $(ARGUMENTS)
+
+bench-accounts: $(VENV)/installed-dev ## Measure memory and files of a million accounts
+	$(BIN)/python -m benchmarks.accounts $(ARGUMENTS)
+
+bench-commands: $(VENV)/installed-dev ## Measure how soon account commands are answered, alone and under load
+	$(BIN)/python -m benchmarks.commands $(ARGUMENTS)
 
 clean: ## Remove the environment and caches; ./var with its data stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

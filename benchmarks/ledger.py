@@ -1,6 +1,6 @@
 """What the ledger costs per message: charging the account and adding to the window, amortised over an epoch.
 
-    python -m benchmarks.ledger [--messages 50000] [--repetitions 15] [--seed 1] [--json]
+    python -m benchmarks.ledger [--messages 50000] [--repetitions 7] [--seed 1] [--json]
 
 Makes the accounts of 10 000 tenants, and of 100, by case; draws an epoch of messages by seed (few tenants send most
 of them, 1 % occurred hours ago) and books it as folds do, partition after partition: the account's time, the charge,
@@ -289,7 +289,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--messages", type=int, default=50_000, help="of an epoch")
-    parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
