@@ -32,6 +32,7 @@ def left(account: Account) -> dict[str, int]:
         (5, {"x": 7, "y": 2, "z": 1}, {"x": 3, "y": 1, "z": 1}),
         # 4 are missing of 7+2+1: 2.8, 0.8 and 0.4; the two micro-credits left over go to the largest fractions.
         (6, {"x": 7, "y": 2, "z": 1}, {"x": 4, "y": 1, "z": 1}),
+        (6, {"x": 1, "y": 2, "z": 7}, {"x": 1, "y": 1, "z": 4}),
         # What a list has overspent is nobody's share: nothing is taken from it, and it takes from nobody.
         (4, {"a": -3, "b": 6}, {"a": -3, "b": 4}),
         (0, {"a": 4, "b": 6}, {"a": 0, "b": 0}),

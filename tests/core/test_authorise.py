@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.refusals import Refusal
-from tests.builders import DAY, NOON, Log, Worker, plan, run
+from tests.builders import DAY, NOON, Log, Worker, instant, plan, run
 
 RATES = [
     {"kind": "sms", "country": "US", "credits": "1", "per": "segment"},
@@ -161,9 +161,11 @@ def test_several_sendings_share_one_quota() -> None:
 
 
 def test_a_trial_that_has_ended_allows_nothing() -> None:
+    """It began on 9 February and has 14 local days: its first and those up to the 22nd."""
     log = log_of(ends_after_days=14)
+    log.now = instant("2026-02-23T00:00") - 1
     assert answered(log, sending(1))["decision"] == "allow"
-    log.now += 14 * DAY
+    log.now += 1
     assert said(answered(log, sending(1))) == ("refuse", "plan_ended", 0, "0")
 
 

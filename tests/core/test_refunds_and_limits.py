@@ -1,4 +1,4 @@
-"""What a refund does to the limit of the period it counts in, so that limit less usage stays what is left."""
+"""Limit less usage is what is left, also after refunds and messages of an earlier period."""
 
 from pipeline.core.account import Account
 from tests.builders import DAY, HOUR, NOON, Log, Worker, instant, plan, rules, run
@@ -66,3 +66,12 @@ def test_a_lowered_allowance_takes_what_comes_back_whether_the_account_stayed_at
         worker.keep()
     assert worker.effects.entries == run(log).effects.entries
     assert [grant.remaining for grant in worker.account().grants] == [0]
+
+
+def test_late_messages_that_burn_what_was_carried_over_leave_less_to_use_in_the_open_period() -> None:
+    log = log_of("10")
+    log.grant("50", priority=1)
+    log.tick(instant("2026-03-01T12:00"))
+    for number in range(5):
+        log.message(f"late{number}", body=None, segments=2, occurred_at=NOON + number)
+        assert figures(run(log).account())[-1] == (60 - 2 * number - 2, 0)

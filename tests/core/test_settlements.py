@@ -1,6 +1,6 @@
 """What is uncovered is paid off by later grants, where the plan says so, and every payment is an entry of its own."""
 
-from tests.builders import DAY, NOON, Log, plan, run
+from tests.builders import DAY, NOON, Log, instant, plan, run
 
 
 def log_of(settled_by: str, allowance: str = "5") -> Log:
@@ -53,3 +53,15 @@ def test_what_was_uncovered_first_is_paid_first() -> None:
     account = run(log).account()
     assert account.uncovered == 6_000_000
     assert [period.uncovered for period in account.periods] == [6_000_000]
+
+
+def test_what_a_rollovers_cap_cuts_off_pays_nothing() -> None:
+    log = Log(instant("2026-02-10T00:00"))
+    terms = {"overage": {"policy": "negative", "settled_by": "any_grant"}, "rollover": {"cap_credits": "0"}}
+    log.set_plan(plan("10", **terms), effective_at=log.now)
+    log.message(body=None, segments=10)
+    log.tick(instant("2026-03-01T00:00"))
+    log.message("late", body=None, segments=4, occurred_at=instant("2026-02-20T00:00"))
+    log.tick(instant("2026-04-01T00:00"))
+    paid = {e.grant_id for e in run(log).effects.entries.values() if e.kind == "settlement"}
+    assert paid == {"", f"allowance:{log.now}"}
