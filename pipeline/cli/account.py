@@ -52,17 +52,25 @@ def plan() -> None:
 )
 @click.option("--allowance", metavar="CREDITS", help="Another allowance than the plan's.")
 @click.option("--zone", help="Another IANA time zone than the plan's.")
+@click.option(
+    "--anchor-day", type=click.IntRange(1, 31), help="Another day of the month for periods to begin on."
+)
 @enveloped
 def plan_set(
-    envelope: Envelope, preset: str | None, path: Path | None, allowance: str | None, zone: str | None
+    envelope: Envelope,
+    preset: str | None,
+    path: Path | None,
+    allowance: str | None,
+    zone: str | None,
+    anchor_day: int | None,
 ) -> None:
     """Put TENANT under a plan."""
     if (preset is None) == (path is None):
         raise click.UsageError("Give either --preset or --file")
     chosen = _read_plan(preset, path)
-    changes = {"allowance_credits": allowance, "zone": zone}
+    changes = {"allowance_credits": allowance, "zone": zone, "anchor_day": anchor_day}
     chosen = msgspec.structs.replace(
-        chosen, **{name: text for name, text in changes.items() if text is not None}
+        chosen, **{name: value for name, value in changes.items() if value is not None}
     )
     try:
         # The worker judges again; this answer names the faults, and comes before anything is sent.

@@ -4,6 +4,7 @@ The commands that give, take, share out or hold credits. Amounts are checked bef
 account has them, the worker says.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -87,6 +88,9 @@ def purchase(envelope: Envelope, package_id: str, catalogue: str | None) -> None
     They cost and last what the package says; `msgmeter packages list` shows what is offered.
     """
     offered, package = find_package(package_id, catalogue or catalogue_of_tenant(envelope.tenant))
+    if envelope.is_id_new:
+        # Balances and statements show a grant under its command's id: the package is what people know.
+        envelope = replace(envelope, id=f"{package.id}-{envelope.id[:8]}")
     fields = {
         "credits": package.credits,
         "kind": "purchase",

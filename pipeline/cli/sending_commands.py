@@ -54,6 +54,8 @@ class Envelope:
     wait_seconds: float | None
     """None to wait for the broker only."""
     as_json: bool
+    is_id_new: bool
+    """The caller chose none."""
     is_instant_new: bool
     """The caller chose the id, but took the clock's instant: a repetition would need to name it."""
 
@@ -132,6 +134,7 @@ def enveloped(command: Callable[..., None]) -> Callable[..., None]:
             effective_at=now() if effective_at is None else effective_at,
             wait_seconds=None if no_wait else wait_seconds,
             as_json=as_json,
+            is_id_new=command_id is None,
             is_instant_new=command_id is not None and effective_at is None,
         )
         command(envelope, **own)

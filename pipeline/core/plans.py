@@ -86,7 +86,7 @@ class Overage(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AutoRecharge(Struct, frozen=True, forbid_unknown_fields=True):
-    """Asks for a block of credits when what is available falls below a level."""
+    """Asks for a block of credits when what is available falls below a level, or something is owed."""
 
     level_credits: str
     """Below this, and not at it. May be "0": asks when something is owed."""

@@ -4,9 +4,9 @@ Automatic recharging asks by a document, `recharge.v1`, and waits for the comman
 meter never talks to a payment provider. Ids are numbered per account, so a request that is published twice is
 recognised.
 
-Rules, each a bound of the plan: only below the level, and a delay after it was passed; one request in flight; a
-cool-down from one request to the next; so many requests per local day; after a decline a back-off that doubles with
-each further one, up to a day.
+Rules, each a bound of the plan: only below the level, or while something is owed; a delay after that began; one
+request in flight; a cool-down from one request to the next; so many requests per local day; after a decline a back-off
+that doubles with each further one, up to a day.
 """
 
 from pipeline.core.account import Account, RechargeState
@@ -23,7 +23,7 @@ def ask(account: Account, terms: PlanTerms, partition: int, offset: int) -> dict
     To be called after whatever changes what is available, and when `next_at` comes.
     """
     recharge, now = terms.recharge, account.clock_at
-    if recharge is None or account.available >= recharge.level_micros:
+    if recharge is None or not _is_wanted(account, terms, recharge):
         if account.recharge is not None:
             account.recharge.below_since_at = 0
         return None
@@ -41,6 +41,12 @@ def ask(account: Account, terms: PlanTerms, partition: int, offset: int) -> dict
         return None
     _begin(account, state, terms, recharge)
     return _document(account, state, partition, offset)
+
+
+def _is_wanted(account: Account, terms: PlanTerms, recharge: RechargeTerms) -> bool:
+    """Whether too little is left, or something is owed that automatic billing is for, whatever has come since."""
+    is_owed = terms.overage == "negative" and account.uncovered > 0
+    return is_owed or account.available < recharge.level_micros
 
 
 def decline(account: Account, state: RechargeState, recharge: RechargeTerms | None) -> None:

@@ -213,3 +213,18 @@ def test_a_request_is_answered_once() -> None:
     worker, _ = folded(log)
     assert [worker.effects.results[at]["reason"] for at in (2, 3)] == [None, Refusal.RECHARGE_UNKNOWN]
     assert worker.account().balance == 59_000_000
+
+
+def test_what_is_owed_is_asked_for_also_when_a_renewal_has_filled_the_account_before() -> None:
+    """Five were sent on credit an hour before the month ended; the new allowance pays for none of them."""
+    log = log_of(policy="negative", level_credits="0", delay_minutes=120)
+    log.now = instant("2026-02-28T23:00")
+    use(log, 25)
+    log.tick(instant("2026-03-01T02:00"))
+    ((*_, request),) = (folded(log)[1],)
+    assert (request["due_credits"], request["due"], request["charge"]) == ("5", "0.1", "5.1")
+    answer(log, "confirm")
+    worker, requests = folded(log)
+    assert len(requests) == 1
+    assert worker.account().uncovered == 0
+    assert worker.account().balance == 70_000_000
