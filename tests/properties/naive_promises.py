@@ -80,11 +80,12 @@ def answer(ledger: NaiveLedger, number: int, *, is_paid: bool, name: str) -> str
 
 
 def ask(ledger: NaiveLedger) -> None:
-    """Asks for a block below the level, within the bounds."""
+    """Asks for a block below the level, or for what is owed, within the bounds."""
     plan, asked = ledger.plan, ledger.recharge
     if plan.level is None:
         return
-    if ledger.available >= plan.level:
+    is_owed = plan.policy == "negative" and ledger.uncovered > 0
+    if ledger.available >= plan.level and not is_owed:
         asked.below_since = 0
     elif not asked.is_open and ledger.now >= asked.not_before:
         today = local_date(ledger.now, plan.zone)
