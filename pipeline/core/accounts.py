@@ -362,8 +362,10 @@ class LiveAccount:
         recharge, state = terms.plan.recharge if terms else None, account.recharge
         if recharge is None or (state is not None and (state.in_flight or account.clock_at < state.next_at)):
             return watch_at
-        # One more micro-credit than that is below the level.
-        return min(watch_at, period.used + max(account.available - recharge.level_micros, 0) + 1)
+        left = (
+            max(account.available - recharge.level_micros, 0) if self._slot_grant else 0
+        )  # Else it is owed.
+        return min(watch_at, period.used + left + 1)
 
     def _watch(self, period: Period, offset: int, outcomes: Outcomes) -> None:
         """Does what usage has led to, and says when to look again."""

@@ -228,3 +228,14 @@ def test_what_is_owed_is_asked_for_also_when_a_renewal_has_filled_the_account_be
     assert len(requests) == 1
     assert worker.account().uncovered == 0
     assert worker.account().balance == 70_000_000
+
+
+def test_what_is_owed_first_is_asked_for_at_once_also_where_messages_of_the_time_cost_nothing() -> None:
+    log = log_of("0", "UTC", "negative", level_credits="0")
+    log.grant("100")
+    log.now += HOUR
+    before = {"occurred_at": NOON - HOUR, "status_at": log.now}
+    log.message("free", kind="rcs", body=None, **before)
+    log.message("late", body=None, segments=1, **before)
+    log.message("next", body=None, segments=1)
+    assert [(each["offset"], each["due_credits"]) for each in folded(log)[1]] == [(3, "1")]
