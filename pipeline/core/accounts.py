@@ -362,10 +362,8 @@ class LiveAccount:
         recharge, state = terms.plan.recharge if terms else None, account.recharge
         if recharge is None or (state is not None and (state.in_flight or account.clock_at < state.next_at)):
             return watch_at
-        left = (
-            max(account.available - recharge.level_micros, 0) if self._slot_grant else 0
-        )  # Else it is owed.
-        return min(watch_at, period.used + left + 1)
+        spare = account.available - recharge.level_micros if self._slot_grant else 0  # Or it is owed.
+        return min(watch_at, period.used + max(spare, 0) + 1)
 
     def _watch(self, period: Period, offset: int, outcomes: Outcomes) -> None:
         """Does what usage has led to, and says when to look again."""
