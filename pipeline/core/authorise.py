@@ -36,7 +36,10 @@ class _Sort(NamedTuple):
 
     number: int
     kind: str
-    unit_cost: int
+    units: int
+    """Billed units of each."""
+    cost: int
+    """Of each, in micro-credits."""
 
 
 class _Allowed(NamedTuple):
@@ -66,7 +69,7 @@ def authorise(command: Authorise, call: Call) -> Refusal | Details:
         "allowed": allowed.number,
         "segments": segments or None,
         "cost": format_credits(allowed.cost),
-        "cost_requested": format_credits(sum(sort.number * sort.unit_cost for sort in sorts)),
+        "cost_requested": format_credits(sum(sort.number * sort.cost for sort in sorts)),
         "remaining": format_credits(call.account.available - allowed.cost),
         "alerts": _alerts(call.account, terms, allowed.cost),
     }
@@ -83,11 +86,12 @@ def _sorts(command: Authorise, now: int, terms: Terms, segments: int) -> Iterato
     for sending in command.sendings:
         rate = rate_at(sending.kind, "outbound", sending.country, sending.category, now)
         units = quantity(rate.per, segments or sending.segments, 1)
-        yield _Sort(sending.count, sending.kind, units * rate.micros)
+        yield _Sort(sending.count, sending.kind, units, units * rate.micros)
     for address in command.recipients:
         country = "" if command.kind == "email" else locate("outbound", address, "", None)[0]
         rate = rate_at(command.kind, "outbound", country, command.category, now)
-        yield _Sort(1, command.kind, quantity(rate.per, segments or 1, 1) * rate.micros)
+        units = quantity(rate.per, segments or 1, 1)
+        yield _Sort(1, command.kind, units, units * rate.micros)
 
 
 def _allowed(sorts: list[_Sort], command: Authorise, account: Account, terms: Terms) -> _Allowed:
@@ -106,14 +110,14 @@ def _allowed(sorts: list[_Sort], command: Authorise, account: Account, terms: Te
     count = cost = 0
     for sort in sorts:
         number, reason = sort.number, ""
-        if sort.unit_cost and sort.unit_cost * number > funds - cost:
-            number, reason = max(funds - cost, 0) // sort.unit_cost, short
-        if sort.kind in left and number > left[sort.kind]:
-            number, reason = max(left[sort.kind], 0), "quota_exhausted"
+        if sort.cost and sort.cost * number > funds - cost:
+            number, reason = max(funds - cost, 0) // sort.cost, short
+        if sort.kind in left and sort.units * number > left[sort.kind]:
+            number, reason = max(left[sort.kind], 0) // sort.units, "quota_exhausted"
         if sort.kind in left:
-            left[sort.kind] -= number
+            left[sort.kind] -= sort.units * number
         count += number
-        cost += number * sort.unit_cost
+        cost += number * sort.cost
         if reason:
             return _Allowed(count, cost, reason)
     return _Allowed(count, cost, "")

@@ -154,6 +154,15 @@ def test_a_quota_limits_what_costs_nothing() -> None:
     assert said(details) == ("partial", "quota_exhausted", 3, "0")
 
 
+def test_a_quota_counts_units_as_the_meter_does() -> None:
+    """Three segments are three units: of ten, three messages have room."""
+    log = log_of(quotas={"sms": 10})
+    assert said(answered(log, sending(10, segments=3))) == ("partial", "quota_exhausted", 3, "9")
+    log.message(body=None, segments=9, country="US")
+    assert answered(log, sending(1, segments=1))["decision"] == "allow"
+    assert said(answered(log, sending(1, segments=2))) == ("refuse", "quota_exhausted", 0, "0")
+
+
 def test_several_sendings_share_one_quota() -> None:
     log = log_of(quotas={"email": 5})
     details = answered(log, sending(4, "email"), sending(4, "email"))
