@@ -54,7 +54,7 @@ def authorise(command: Authorise, call: Call) -> Refusal | Details:
     """Answers allow, partial or refuse; refused as a command only where nothing can be answered."""
     terms = call.live.terms_at(call.at)
     assert terms is not None, "commands that need a plan come here only with one"
-    segments = measure(command.body, terms.plan.profile)[1] if command.body is not None else 0
+    segments = _segments(command, terms)
     if segments > MAX_SEGMENTS:
         return Refusal.TOO_MANY_SEGMENTS
     sorts = list(_sorts(command, call.at, terms, segments))
@@ -62,6 +62,7 @@ def authorise(command: Authorise, call: Call) -> Refusal | Details:
     if not requested:
         return Refusal.FIELD_MISSING
     allowed = _allowed(sorts, command, call.account, terms)
+    held = _held_for(command.campaign, call.account)
     details: Details = {
         "decision": "allow" if allowed.number == requested else "partial" if allowed.number else "refuse",
         "reason": allowed.reason or None,
@@ -70,14 +71,21 @@ def authorise(command: Authorise, call: Call) -> Refusal | Details:
         "segments": segments or None,
         "cost": format_credits(allowed.cost),
         "cost_requested": format_credits(sum(sort.number * sort.cost for sort in sorts)),
-        "remaining": format_credits(call.account.available - allowed.cost),
+        "remaining": format_credits(call.account.available + min(held, allowed.cost) - allowed.cost),
         "alerts": _alerts(call.account, terms, allowed.cost),
     }
-    missing = allowed.cost - _held_for(command.campaign, call.account)
+    missing = allowed.cost - held
     if command.reserve_until is not None and missing > 0:
-        held = hold(missing, milliseconds(command.reserve_until), command.campaign, command.list, call)
-        return held if isinstance(held, Refusal) else details | held
+        made = hold(missing, milliseconds(command.reserve_until), command.campaign, command.list, call)
+        return made if isinstance(made, Refusal) else details | made
     return details
+
+
+def _segments(command: Authorise, terms: Terms) -> int:
+    """Those of the body, where there is one and something that is sent is an SMS; else 0."""
+    is_sms = any(sending.kind == "sms" for sending in command.sendings)
+    is_sms = is_sms or (command.kind == "sms" and bool(command.recipients))
+    return measure(command.body, terms.plan.profile)[1] if command.body is not None and is_sms else 0
 
 
 def _sorts(command: Authorise, now: int, terms: Terms, segments: int) -> Iterator[_Sort]:
@@ -85,12 +93,12 @@ def _sorts(command: Authorise, now: int, terms: Terms, segments: int) -> Iterato
     rate_at = terms.plan.tariff.rate
     for sending in command.sendings:
         rate = rate_at(sending.kind, "outbound", sending.country, sending.category, now)
-        units = quantity(rate.per, segments or sending.segments, 1)
+        units = quantity(rate.per, (segments or sending.segments) if sending.kind == "sms" else 0, 1)
         yield _Sort(sending.count, sending.kind, units, units * rate.micros)
     for address in command.recipients:
         country = "" if command.kind == "email" else locate("outbound", address, "", None)[0]
         rate = rate_at(command.kind, "outbound", country, command.category, now)
-        units = quantity(rate.per, segments or 1, 1)
+        units = quantity(rate.per, segments if command.kind == "sms" else 0, 1)
         yield _Sort(1, command.kind, units, units * rate.micros)
 
 

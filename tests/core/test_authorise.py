@@ -91,12 +91,30 @@ def test_the_segments_of_a_body_count_instead_of_those_said() -> None:
     assert answered(log_of(), sending(3, segments=9), body="hello")["cost"] == "3"
 
 
+LONG_BODY = "☃" * 18_000
+
+
+def test_the_body_of_an_email_is_no_matter_of_segments() -> None:
+    details = answered(
+        log_of(), sending(2, "mms"), body=LONG_BODY, kind="email", recipients=["a@example.com"]
+    )
+    assert said(details) == ("allow", None, 3, "6")
+    assert details["segments"] is None
+
+
+def test_only_an_sms_is_billed_by_the_segments_of_the_body() -> None:
+    log = log_of()
+    log.set_plan(plan("100", rates=[{"kind": "rcs", "credits": "1", "per": "segment"}]))
+    details = answered(log, sending(1, "rcs", segments=2), sending(1), body="x" * 161)
+    assert said(details) == ("allow", None, 2, "3")
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
         ({}, Refusal.FIELD_MISSING),
         ({"body": "hello"}, Refusal.FIELD_MISSING),
-        ({"body": "☃" * 18_000, "sendings": [sending(1)]}, Refusal.TOO_MANY_SEGMENTS),
+        ({"body": LONG_BODY, "sendings": [sending(1)]}, Refusal.TOO_MANY_SEGMENTS),
     ],
 )
 def test_what_cannot_be_answered_is_refused(fields: dict[str, Any], reason: Refusal) -> None:
@@ -115,6 +133,14 @@ def test_a_campaigns_own_reservation_is_for_it() -> None:
     log = log_of()
     log.command("reserve", credits="30", expires_at=NOON + DAY, campaign="spring")
     assert said(answered(log, sending(100), campaign="spring")) == ("allow", None, 100, "100")
+
+
+@pytest.mark.parametrize(("count", "remaining"), [(90, "10"), (80, "20"), (50, "20")])
+def test_what_a_campaign_holds_pays_for_it_before_anything_else_does(count: int, remaining: str) -> None:
+    log = log_of()
+    log.command("reserve", credits="80", expires_at=NOON + DAY, campaign="spring")
+    assert answered(log, sending(count), campaign="spring")["remaining"] == remaining
+    assert answered(log, sending(10))["remaining"] == "10"
 
 
 @pytest.mark.parametrize(
