@@ -11,6 +11,8 @@ import re
 
 MICROS = 1_000_000
 """Micro-credits in one credit."""
+MAX_MONEY_MICROS = 10**12 * MICROS
+"""What no price times credits comes to more than: a trillion units of any currency."""
 
 _CREDITS = re.compile(r"([+-]?)([0-9]{1,12})(?:\.([0-9]{1,6}))?")
 
@@ -40,7 +42,11 @@ def format_credits(micros: int) -> str:
 
 
 def money_for(credits_micros: int, price_micros: int) -> int:
-    """What credits cost at a price per credit, in micro-units of money: halves round away from zero."""
+    """What credits cost at a price per credit, in micro-units of money: halves round away from zero.
+
+    Never above `MAX_MONEY_MICROS`, so that it fits an Int64 whatever the price: a trillion units is no bill that
+    anybody pays, and whoever gets it sees that the price is wrong.
+    """
     product = abs(credits_micros) * price_micros
-    rounded = (product + MICROS // 2) // MICROS
+    rounded = min((product + MICROS // 2) // MICROS, MAX_MONEY_MICROS)
     return -rounded if credits_micros < 0 else rounded

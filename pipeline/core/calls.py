@@ -9,9 +9,6 @@ from pipeline.core.amounts import parse_credits
 from pipeline.core.outcomes import Outcomes
 from pipeline.core.rules import Rules
 
-MAX_BALANCE_MICROS = 10**18
-"""What no grant may bring a balance above, so that sums of it stay within 64 bits."""
-
 Details = dict[str, Any]
 """What a result says besides the outcome and the balance; empty for nothing."""
 

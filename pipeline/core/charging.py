@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from pipeline.core.accounts import LiveAccount
 from pipeline.core.admission import Admitted
+from pipeline.core.bounds import CHEAP_MICROS, usage_room
 from pipeline.core.contacts import hashed
 from pipeline.core.identity_deltas import Draft
 from pipeline.core.numbering import locate
@@ -95,14 +96,16 @@ class Charging:
         if kind != "email" and not country:
             country = locate(direction, message.to, message.from_, None)[0]
         rate = terms.plan.tariff.rate(kind, direction, country, category, occurred_at)
+        units = quantity(rate.per, segments, recipients)
+        amount = units * rate.micros
+        if amount > CHEAP_MICROS and amount > usage_room(live.account):
+            return Refusal.AMOUNT_INVALID
         if rate.is_fallback:
             outcomes.counts["unrated"] += 1
         start = occurred_at - occurred_at % WINDOW_MILLISECONDS
         window = live.windows.get(start) or self._state.window(each.key, live, start)
         if window.is_full and (kind, direction, country, category) not in window.cells:
             category = OTHER_CATEGORY
-        units = quantity(rate.per, segments, recipients)
-        amount = units * rate.micros
         grant_id, grant_micros, further, lapsed, period_start = live.charge(
             amount, occurred_at, offset, outcomes, listed, campaign
         )

@@ -6,21 +6,20 @@ Each function takes its command and a `Call`, and gives a refusal, which changes
 from pipeline.core.account import FOREVER_AT, MAX_GRANTS, Grant
 from pipeline.core.admission import LATEST_AT
 from pipeline.core.allocations import cut_shares
-from pipeline.core.amounts import MICROS, parse_credits
-from pipeline.core.calls import MAX_BALANCE_MICROS, Call, Details, amount_above_zero
+from pipeline.core.amounts import MAX_MONEY_MICROS, parse_credits
+from pipeline.core.bounds import debt_room, grant_room
+from pipeline.core.calls import Call, Details, amount_above_zero
 from pipeline.core.fields import milliseconds
 from pipeline.core.instructions import AdjustCredits, GrantCredits, VoidGrant
 from pipeline.core.ledger import void_grant
 from pipeline.core.refusals import Refusal
 from pipeline.core.windows import months_after
 
-_MAX_COST_MICROS = 10**12 * MICROS
-
 
 def grant(command: GrantCredits, call: Call) -> Refusal | Details:
     """Adds a grant; grants that are extended by purchases get its end where that is later."""
     amount, cost = amount_above_zero(command.credits), _cost(command)
-    if not 0 < amount <= MAX_BALANCE_MICROS - call.account.credits or cost is None:
+    if not 0 < amount <= grant_room(call.account) or cost is None:
         return Refusal.AMOUNT_INVALID
     expires_at = _expires_at(command, call)
     if expires_at is None:
@@ -54,7 +53,7 @@ def _cost(command: GrantCredits) -> int | None:
         cost = parse_credits(command.cost)
     except ValueError:
         return None
-    return cost if 0 <= cost <= _MAX_COST_MICROS and (command.currency or not cost) else None
+    return cost if 0 <= cost <= MAX_MONEY_MICROS and (command.currency or not cost) else None
 
 
 def _expires_at(command: GrantCredits, call: Call) -> int | None:
@@ -102,7 +101,7 @@ def adjust(command: AdjustCredits, call: Call) -> Refusal | Details:
             kind="adjustment",
         )
         return grant(given, call)
-    if amount == 0:
+    if amount == 0 or -amount > debt_room(call.account):
         return Refusal.AMOUNT_INVALID
     terms = call.live.terms_at(call.at)
     may_owe = terms is not None and terms.plan.overage != "hard_stop"

@@ -20,7 +20,8 @@ import msgspec
 from msgspec import Struct
 
 from pipeline.core.alphabets import LOCKING_SHIFT_LANGUAGES, SINGLE_SHIFT_LANGUAGES
-from pipeline.core.amounts import parse_credits
+from pipeline.core.amounts import format_credits, parse_credits
+from pipeline.core.bounds import MAX_PLAN_MICROS
 from pipeline.core.rating import Kind, RateCard, RateRule, Tariff
 from pipeline.core.segments import Profile, profile
 from pipeline.core.windows import is_zone
@@ -45,6 +46,8 @@ MAX_LATE_GRACE_HOURS = 31 * 24
 
 MAX_DAYS = 3_660
 MAX_MONTHS = 120
+MAX_INCLUDED = 10**12
+"""Units of a quota, or contacts."""
 
 _MILLISECONDS_PER_HOUR = 3_600_000
 _MILLISECONDS_PER_MINUTE = 60_000
@@ -112,7 +115,7 @@ class Plan(Struct, frozen=True, forbid_unknown_fields=True):
     anchor_day: int
     """1 to 31: the local day of the month on which a period begins, clamped to the month's last."""
     allowance_credits: str
-    """What each period grants: a decimal string, zero or more, at most 6 decimals."""
+    """What each period grants: a decimal string, zero to a billion, at most 6 decimals; so are all credits here."""
     rate_card: str
     """The id of a rate card."""
     rates: tuple[RateRule, ...] = ()
@@ -231,7 +234,7 @@ def encode_plan(plan: Plan) -> bytes:
 def compile_plan(plan: Plan, cards: Mapping[str, RateCard]) -> PlanTerms:
     """Make the terms of a plan under the rate cards there are; raise ValueError naming every fault."""
     faults = _faults(plan)
-    allowance_micros = _amount("allowance_credits", plan.allowance_credits, faults)
+    allowance_micros = _credits("allowance_credits", plan.allowance_credits, faults)
     tariff = _tariff(plan, cards, faults)
     money = MoneyTerms(
         plan.currency,
@@ -284,10 +287,10 @@ def _faults(plan: Plan) -> list[str]:
             0 <= plan.late_grace_hours <= MAX_LATE_GRACE_HOURS
         ),
         f"rates must be at most {MAX_OWN_RATES}": len(plan.rates) <= MAX_OWN_RATES,
-        f"licensed_contacts {plan.licensed_contacts} is below zero": plan.licensed_contacts >= 0,
+        f"licensed_contacts must be 0 to {MAX_INCLUDED}": 0 <= plan.licensed_contacts <= MAX_INCLUDED,
         "contact_active_days must be 1 to 3660": 1 <= plan.contact_active_days <= MAX_DAYS,
         f"ends_after_days must be 0 to {MAX_DAYS}": 0 <= plan.ends_after_days <= MAX_DAYS,
-        "quotas must not be below zero": all(units >= 0 for units in plan.quotas.values()),
+        f"quotas must be 0 to {MAX_INCLUDED}": all(0 <= n <= MAX_INCLUDED for n in plan.quotas.values()),
         f"currency {plan.currency[:8]!r} is not three capitals": not plan.currency
         or _is_currency(plan.currency),
         "money needs a currency": bool(plan.currency) or not _has_money(plan),
@@ -341,11 +344,11 @@ def _recharge_faults(recharge: AutoRecharge) -> list[str]:
 
 
 def _recharge(recharge: AutoRecharge, faults: list[str]) -> RechargeTerms:
-    block_micros = _amount("recharge.block_credits", recharge.block_credits, faults)
+    block_micros = _credits("recharge.block_credits", recharge.block_credits, faults)
     if not block_micros:
         faults.append("recharge.block_credits must be above zero")
     return RechargeTerms(
-        level_micros=_amount("recharge.level_credits", recharge.level_credits, faults),
+        level_micros=_credits("recharge.level_credits", recharge.level_credits, faults),
         block_micros=block_micros,
         price_micros=_amount("recharge.price", recharge.price, faults),
         delay_milliseconds=recharge.delay_minutes * _MILLISECONDS_PER_MINUTE,
@@ -359,8 +362,8 @@ def _rollover(rollover: Rollover, faults: list[str]) -> RolloverTerms:
     cap, floor = rollover.cap_credits, rollover.floor_credits
     return RolloverTerms(
         rollover.valid_months,
-        None if cap is None else _amount("rollover.cap_credits", cap, faults),
-        _amount("rollover.floor_credits", floor, faults),
+        None if cap is None else _credits("rollover.cap_credits", cap, faults),
+        _credits("rollover.floor_credits", floor, faults),
     )
 
 
@@ -373,6 +376,14 @@ def _amount(name: str, text: str, faults: list[str]) -> int:
         return 0
     if micros < 0:
         faults.append(f"{name} must not be negative")
+    return micros
+
+
+def _credits(name: str, text: str, faults: list[str]) -> int:
+    """Read credits that the plan gives or keeps: every period until 2100 may, so each amount is bounded."""
+    micros = _amount(name, text, faults)
+    if micros > MAX_PLAN_MICROS:
+        faults.append(f"{name} must be at most {format_credits(MAX_PLAN_MICROS)}")
     return micros
 
 

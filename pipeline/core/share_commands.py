@@ -7,6 +7,7 @@ from pipeline.core.account import MAX_LISTS, MAX_RESERVATIONS, Allocation, Reser
 from pipeline.core.admission import LATEST_AT
 from pipeline.core.allocations import spendable
 from pipeline.core.amounts import format_credits, parse_credits
+from pipeline.core.bounds import reservation_room, usage_room
 from pipeline.core.calls import Call, Details, amount_above_zero
 from pipeline.core.fields import milliseconds
 from pipeline.core.instructions import Allocate, CommitReservation, ReleaseReservation, Reserve
@@ -51,11 +52,12 @@ def hold(amount: int, expires_at: int, campaign: str, listed: str, call: Call) -
     account = call.account
     if not call.at < expires_at < LATEST_AT:
         return Refusal.EXPIRY_INVALID
+    if amount > reservation_room(account):
+        return Refusal.AMOUNT_INVALID
     terms = call.live.terms_at(call.at)
     may_owe = terms is not None and terms.plan.overage != "hard_stop"
-    if amount > account.available and not may_owe:
-        return Refusal.CREDITS_INSUFFICIENT
-    if listed in account.allocations and amount > spendable(account, listed):
+    is_short = amount > account.available and not may_owe
+    if is_short or (listed in account.allocations and amount > spendable(account, listed)):
         return Refusal.CREDITS_INSUFFICIENT
     if call.id in account.reservations:
         return Refusal.COMMAND_CONFLICT  # The answer was forgotten, the reservation was not.
@@ -77,6 +79,8 @@ def commit_reservation(command: CommitReservation, call: Call) -> Refusal | Deta
         return Refusal.AMOUNT_INVALID
     if amount > held.left:
         return Refusal.RESERVATION_EXCEEDED
+    if amount > usage_room(call.account):
+        return Refusal.AMOUNT_INVALID
     left = held.left - amount
     release(call.account, command.reservation, amount)
     call.live.take(amount, "commit", call.id, call.offset, call.outcomes)
