@@ -59,6 +59,12 @@ LAST_EPOCH = Gauge(
 INSERT_FAILURES = Counter(
     "msgmeter_insert_failures", "Inserts that had to be tried again.", registry=REGISTRY
 )
+ROWS_UNSTORABLE = Counter(
+    "msgmeter_rows_unstorable",
+    "Rows, besides facts, that ClickHouse did not take and that are not stored.",
+    ["table"],
+    registry=REGISTRY,
+)
 STORED_SECONDS = Histogram(
     "msgmeter_received_to_stored_seconds",
     "Seconds from the broker's append to the stored row, of each epoch's oldest record.",

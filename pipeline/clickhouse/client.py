@@ -186,11 +186,17 @@ def insert(client: Client, table: Table, columns: Sequence[Sequence[Any]], token
         raise Unstorable(f"A value does not fit {table.name}: {_text_of(error)}") from error
 
 
-def insert_isolating(client: Client, table: Table, columns: Sequence[Sequence[Any]], token: str) -> list[int]:
+def insert_isolating(
+    client: Client,
+    table: Table,
+    columns: Sequence[Sequence[Any]],
+    token: str,
+    most: int = MAX_UNSTORABLE_ROWS,
+) -> list[int]:
     """Do what `insert` does, but store what can be stored; return the other rows' indexes.
 
     The batch is halved until the rows at fault are alone. Raises `Transient` where the service fails on the
-    way: repeat it with the same rows and token; and `Permanent` where more than `MAX_UNSTORABLE_ROWS` are at
+    way: repeat it with the same rows and token; and `Permanent` where more than `most` are at
     fault, which is then the program's fault.
     """
     unstorable: list[int] = []
@@ -207,8 +213,8 @@ def insert_isolating(client: Client, table: Table, columns: Sequence[Sequence[An
                 spans += [(middle, end), (start, middle)]
                 continue
             unstorable.append(start)
-            if len(unstorable) > MAX_UNSTORABLE_ROWS:
-                text = f"More than {MAX_UNSTORABLE_ROWS} rows of one batch do not fit {table.name}"
+            if len(unstorable) > most:
+                text = f"More than {most} rows of one batch do not fit {table.name}"
                 raise Permanent(f"{text}; the last: {error}") from error
     return unstorable
 

@@ -387,4 +387,10 @@ class Meter:
     async def _insert(self, table: Table, columns: _Columns) -> None:
         if columns and columns[0]:
             token = self._tokens.next()
-            await self._until_stored(lambda: storing.insert_rows(self._clickhouse(), table, columns, token))
+            unstorable = await self._until_stored(
+                lambda: storing.insert_rows(self._clickhouse(), table, columns, token)
+            )
+            for tenant, count in unstorable.items():
+                # The account itself is right, and goes on; what is shown of it is not, until such a row is taken.
+                _log.error("%d rows of tenant %r do not fit %s and are not stored", count, tenant, table.name)
+                metrics.ROWS_UNSTORABLE.labels(table.name).inc(count)

@@ -7,6 +7,7 @@ the log alone and replaces itself, so storing it again does no harm. Errors are 
 
 import itertools
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import msgspec
 from clickhouse_connect.driver.client import Client
 
-from pipeline.clickhouse.client import Table, insert, insert_isolating
+from pipeline.clickhouse.client import Table, insert_isolating
 from pipeline.clickhouse.facts import FACTS, stored_charges, stored_messages
 from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, CONTACTS, ENTRIES, USAGE, recompute_windows
 from pipeline.core.account import FOREVER_AT, Account, Entry, Period
@@ -31,6 +32,8 @@ from pipeline.core.refusals import Refusal
 from pipeline.core.usage import Window, usage_entries
 
 SECOND_MILLISECONDS = 1_000
+MAX_UNSTORABLE_VALUES = 10_000
+"""Far more than of facts: one tenant's window alone is a thousand rows, and is stored anew when it changes."""
 
 _decode_window = msgspec.msgpack.Decoder(Window)
 _decode_account = msgspec.msgpack.Decoder(Account)
@@ -68,10 +71,17 @@ def unstorable_refusal(fact: Fact) -> Document:
     )
 
 
-def insert_rows(client: Client, table: Table, columns: Sequence[Sequence[Any]], token: str) -> None:
-    """Stores rows of any other table, all or none."""
-    if columns and columns[0]:
-        insert(client, table, columns, token)
+def insert_rows(
+    client: Client, table: Table, columns: Sequence[Sequence[Any]], token: str
+) -> Mapping[str, int]:
+    """Stores rows of any other table, which all begin with the tenant.
+
+    Gives how many of each tenant ClickHouse does not take: one tenant's row must not keep back all others'.
+    """
+    if not columns or not columns[0]:
+        return {}
+    unstorable = insert_isolating(client, table, columns, token, MAX_UNSTORABLE_VALUES)
+    return Counter(columns[0][index] for index in unstorable)
 
 
 def look_up(client: Client, keys: Sequence[tuple[str, bytes]]) -> Mapping[bytes, StoredCharge]:
