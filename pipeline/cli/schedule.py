@@ -127,7 +127,7 @@ def _next_repeat(last: _Repeat | None, at: int) -> _Repeat:
 
 def tick(tenant: str, due_at: int) -> LogRecord:
     """The command that lets time reach what is due; equal for equal arguments, whoever makes it."""
-    command = {"type": "tick", "id": f"tick:{tenant}:{due_at}", "tenant": tenant, "effective_at": due_at}
+    command = {"type": "tick", "id": f"tick:{due_at}", "tenant": tenant, "effective_at": due_at}
     return LogRecord(tenant.encode(), orjson.dumps(command), is_plain_command=True)
 
 

@@ -48,6 +48,10 @@ class Grant(Struct, gc=False, array_like=True):
     is_spent: bool = False
     """Nothing remained when a period closed; dropped when the next one closes, as refunds may come until then."""
 
+    former_end_at: int = 0
+    """Before the last extension, which the grant of `extended_offset` has given."""
+    extended_offset: int = -1
+
     @property
     def burn_order(self) -> tuple[int, int, bool, int, int, str]:
         """Grants burn, and expire, in ascending order of this."""

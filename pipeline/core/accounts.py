@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from pipeline.core.account import UNCOVERED, Account, Entry, Grant, Period
 from pipeline.core.allocations import cut_shares, spend
-from pipeline.core.burning import Taken, burn, give_back, settle, taken_entries
+from pipeline.core.burning import Taken, burn, give_back, settle, settle_with, taken_entries
 from pipeline.core.due import next_due
 from pipeline.core.ledger import (
     add_grant,
@@ -85,6 +85,10 @@ class LiveAccount:
         found = self.terms = find_terms(self.account.plans, at, self._compile, self._default)
         return found
 
+    def _plan_at(self, at: int) -> PlanTerms | None:
+        terms = self.terms_at(at)
+        return terms.plan if terms else None
+
     def advance(self, at: int, offset: int, outcomes: Outcomes, cause: str = "") -> None:
         """Lets the time of the log reach `at`.
 
@@ -114,10 +118,10 @@ class LiveAccount:
             expired = expire(account, offset)
             renewed = self._renew(terms, grace, offset, cause) if terms else []
             cut = expire(account, offset)
-            closed = close_periods(account, grace, terms.plan if terms else None, offset)
+            closed = close_periods(account, grace, self._plan_at, offset)
             entries = [*expired, *renewed, *cut, *closed]
             outcomes.entries += [(self.tenant, entry) for entry in entries]
-            if expired or cut:
+            if any(entry.kind in ("expiry", "plan_change") and entry.amount < 0 for entry in entries):
                 cut_shares(account)
             self._hold_reservations(terms)
             self.due_at = next_due(account, grace)
@@ -146,20 +150,7 @@ class LiveAccount:
         entry = change_allowance(account, terms.plan, cause, began_at, offset)
         if entry:
             entries.append(entry)
-        return entries + self._settle_allowance(terms, entries)
-
-    def _settle_allowance(self, terms: Terms, given: list[Entry]) -> list[Entry]:
-        """Pays off what is uncovered with allowances just given, where the plan says so."""
-        if terms.plan.settled_by != "any_grant":
-            return []
-        # What a renewal has cut off ends as it begins: it was given long ago, and pays nothing.
-        held = {each.id: each for each in self.account.grants if each.expires_at > self.account.clock_at}
-        return [
-            entry
-            for each in given
-            if each.amount > 0 and each.grant_id in held
-            for entry in settle(self.account, held[each.grant_id], each)
-        ]
+        return entries + settle_with(account, entries, terms.plan)
 
     # Charging.
 
@@ -188,9 +179,8 @@ class LiveAccount:
             else:
                 return self._charge_slowly(amount, occurred_at, offset, outcomes, listed, campaign)
             period.used += amount
-            if self._has_shares:
-                self._settle_shares(amount, listed, campaign)
-            if period.used >= self._slot_watch_at:
+            is_let_go = self._has_shares and self._settle_shares(amount, listed, campaign)
+            if is_let_go or period.used >= self._slot_watch_at:
                 self._watch(period, offset, outcomes)
             return self._slot_id, amount, NO_FURTHER, NO_FURTHER, self._slot_period_start
         return self._charge_slowly(amount, occurred_at, offset, outcomes, listed, campaign)
@@ -222,11 +212,14 @@ class LiveAccount:
             at = account.clock_at
         return at, account.period_at(at)
 
-    def _settle_shares(self, amount: int, listed: str, campaign: str) -> None:
+    def _settle_shares(self, amount: int, listed: str, campaign: str) -> bool:
+        """Says whether something may have been let go of that was reserved, so that more is available."""
         if listed:
             spend(self.account, listed, amount)
         if campaign and self.account.reservations:
             settle_campaign(self.account, campaign, amount)
+            return True
+        return False
 
     def count_units(self, kind: str, units: int, period_start: int) -> None:
         """Counts units of a kind that the plan includes a quota of, in a period held."""
@@ -246,7 +239,7 @@ class LiveAccount:
         if not account.periods:
             entries += open_periods(account, min(at, account.clock_at), terms.plan, began_at, offset)
         entries += open_periods(account, at, terms.plan, began_at, offset)
-        entries += self._settle_allowance(terms, entries)
+        entries += settle_with(account, entries, terms.plan)
         outcomes.entries += [(self.tenant, entry) for entry in entries]
         self.due_at = 0
 
@@ -287,9 +280,7 @@ class LiveAccount:
         terms = self.terms_at(self.account.clock_at)
         touched = [each for each in self.account.periods if each.starts_at >= period.starts_at]
         left = [self.account.left_in(each) for each in touched]
-        lapsed = give_back(
-            self.account, burned, period, may_owe=terms is not None and terms.plan.overage == "arrears"
-        )
+        lapsed = give_back(self.account, burned, period, terms.plan if terms else None)
         for each, before in zip(touched, left, strict=True):
             each.limit += self.account.left_in(each) - before
         amount = sum(micros for _, micros in burned)

@@ -9,6 +9,7 @@ limit less what is used of it stays what is left to use in it, whatever came lat
 
 from pipeline.core.account import UNCOVERED, Account, Entry, Grant, Period, RechargeState
 from pipeline.core.entries import make_entry
+from pipeline.core.plans import PlanTerms
 
 Taken = list[tuple[str, int]]
 """(grant id, micro-credits taken), in burn order; "" is uncovered."""
@@ -39,22 +40,17 @@ def burn(account: Account, amount: int, at: int, period: Period) -> tuple[Taken,
     return taken, lapsed
 
 
-def give_back(account: Account, burned: Taken, period: Period, *, may_owe: bool) -> Taken:
+def give_back(account: Account, burned: Taken, period: Period, terms: PlanTerms | None) -> Taken:
     """Gives a refund to the grants that were burned; returns the part of it that lapses at once.
 
     `period` is the one the refund counts in. To a grant that has ended, or is gone, nothing comes back: the
-    refund and its lapsing cancel out. What was uncovered is so much less; where it is no more, because it was
-    billed, settled or written off, the account is owed it (`may_owe`), or it lapses.
+    refund and its lapsing cancel out.
     """
     lapsed: Taken = []
     held = {grant.id: grant for grant in account.grants}
     for grant_id, amount in burned:
         if grant_id == UNCOVERED:
-            given = amount if may_owe else min(amount, max(account.uncovered, 0))
-            account.uncovered -= given
-            period.uncovered -= given if may_owe else min(given, max(period.uncovered, 0))
-            if amount > given:
-                lapsed.append((UNCOVERED, amount - given))
+            lapsed += _owe_less(account, amount, period, terms)
             continue
         grant = held.get(grant_id)
         if grant is None or grant.is_expired:
@@ -63,6 +59,24 @@ def give_back(account: Account, burned: Taken, period: Period, *, may_owe: bool)
             grant.remaining += amount
             grant.is_spent = False
     return lapsed
+
+
+def _owe_less(account: Account, amount: int, period: Period, terms: PlanTerms | None) -> Taken:
+    """Takes a refund off what is uncovered, which in arrears is the bill of the period; returns what lapses.
+
+    What is uncovered no more was settled, so the account is owed it, or it was written off, and lapses.
+    """
+    if terms is not None and terms.overage == "arrears":
+        account.uncovered -= amount
+        period.uncovered -= amount
+        return []
+    given = min(amount, max(account.uncovered, 0))
+    period.uncovered -= min(given, max(period.uncovered, 0))
+    if terms is None or terms.is_written_off:
+        account.uncovered -= given
+        return [(UNCOVERED, amount - given)] if amount > given else []
+    account.uncovered -= amount
+    return []
 
 
 def _shift_limits(account: Account, grant: Grant, taken: int, period: Period) -> None:
@@ -84,7 +98,7 @@ def taken_entries(account: Account, taken: Taken, kind: str, cause: str, offset:
     """One entry per grant for what a command took."""
     return [
         make_entry(
-            account, f"{kind}:{cause}:{grant_id}", kind, grant_id, -amount, account.clock_at, offset, cause
+            account, f"taken:{offset}:{grant_id}", kind, grant_id, -amount, account.clock_at, offset, cause
         )
         for grant_id, amount in taken
     ]
@@ -115,6 +129,20 @@ def settle(account: Account, grant: Grant, given: Entry) -> list[Entry]:
     ]
 
 
+def settle_with(account: Account, given: list[Entry], terms: PlanTerms) -> list[Entry]:
+    """Pays off what is uncovered with allowances just given, where the plan lets any grant do so."""
+    if terms.settled_by != "any_grant":
+        return []
+    # What a renewal has cut off ends as it begins: it was given long ago, and pays nothing.
+    held = {grant.id: grant for grant in account.grants if grant.expires_at > account.clock_at}
+    return [
+        entry
+        for each in given
+        if each.amount > 0 and each.grant_id in held
+        for entry in settle(account, held[each.grant_id], each)
+    ]
+
+
 def settle_uncovered(account: Account, paid: int, by: Grant | None) -> None:
     """Takes off what is uncovered, the oldest first, paid with a grant or (none) with money.
 
@@ -139,7 +167,7 @@ def payment(account: Account, state: RechargeState, cause: str, offset: int) -> 
     paid = min(state.due_credits, max(account.uncovered, 0))
     settle_uncovered(account, paid, by=None)
     entry = make_entry(
-        account, f"payment:{cause}", "payment", UNCOVERED, paid, account.clock_at, offset, cause
+        account, f"payment:{offset}", "payment", UNCOVERED, paid, account.clock_at, offset, cause
     )
     entry.money_micros = state.due_micros
     entry.currency = state.currency

@@ -11,9 +11,11 @@ Invariants
 - A message burns grants valid when it occurred, also when it arrives after their end, until the grace of its
   period has passed; the expiry that was posted is then corrected. After the grace it burns what is valid at the
   time of the log.
-- A period's limit less what is used of it is what is left to use in it, whatever expired or came late.
+- The newest period's limit less what is used of it is what is left to use in it, whatever expired or came late.
 - Which entries come out depends on the log alone, not on how it was cut into chunks.
 """
+
+from collections.abc import Callable
 
 from pipeline.core.account import (
     ALLOWANCE_PRIORITY,
@@ -32,9 +34,9 @@ from pipeline.core.windows import days_after, months_after, period_of
 # Periods.
 
 _HALF_DAY_MILLISECONDS = 12 * 3_600_000
-_STUB_MILLISECONDS = 26 * 3_600_000
-"""What a new zone leaves until its own midnight, from UTC+14 to UTC-12 at most, begins the period that follows: as a
-period of its own it would give an allowance for some hours."""
+_STUB_MILLISECONDS = 15 * 24 * 3_600_000
+"""What a new zone or anchor leaves until its own first day, if it is less than half a month, begins the period that
+follows: as a period of its own it would give a whole allowance for some hours or days."""
 
 
 def open_periods(account: Account, until: int, terms: PlanTerms, began_at: int, offset: int) -> list[Entry]:
@@ -47,7 +49,7 @@ def open_periods(account: Account, until: int, terms: PlanTerms, began_at: int, 
         if account.periods:
             start = account.periods[-1].ends_at
             end = period_of(start, terms.zone, terms.anchor_day)[1]
-            if end - start <= _STUB_MILLISECONDS:
+            if end - start < _STUB_MILLISECONDS:
                 end = period_of(end, terms.zone, terms.anchor_day)[1]
             if terms.rollover is not None and start <= account.clock_at:
                 entries += _roll_over(account, start, terms, terms.rollover, offset)
@@ -154,7 +156,9 @@ def _cut_off(account: Account, grant: Grant, cut: int, ends_at: int, offset: int
     ]
 
 
-def close_periods(account: Account, grace: int, terms: PlanTerms | None, offset: int) -> list[Entry]:
+def close_periods(
+    account: Account, grace: int, terms_at: Callable[[int], PlanTerms | None], offset: int
+) -> list[Entry]:
     """Closes periods whose grace has passed, billing what is uncovered, and drops grants nobody can burn."""
     closed_until = account.clock_at - grace
     entries: list[Entry] = []
@@ -163,6 +167,8 @@ def close_periods(account: Account, grace: int, terms: PlanTerms | None, offset:
     ]
     while len(account.periods) > 1 and account.periods[0].ends_at <= closed_until:
         period = account.periods.pop(0)
+        # The plan of the period's own end: the next one neither lowers its bill nor raises it.
+        terms = terms_at(period.ends_at - 1)
         if terms is not None:
             entries += _bill(account, period, terms, offset)
         # What was bought and used up would stay for ever otherwise; a refund may still come for a period's time.
@@ -177,7 +183,7 @@ def close_periods(account: Account, grace: int, terms: PlanTerms | None, offset:
 
 
 def _bill(account: Account, period: Period, terms: PlanTerms, offset: int) -> list[Entry]:
-    """What becomes of a closed period's uncovered usage, by the plan in force."""
+    """What becomes of a closed period's uncovered usage, by the plan it was used under."""
     uncovered = period.uncovered
     if terms.overage == "arrears":
         kind, money = "arrears", money_for(uncovered, terms.money.overage_price_micros)
@@ -203,7 +209,8 @@ def add_grant(account: Account, grant: Grant, cause: str) -> Entry:
     """Puts a grant in its place in the burn order."""
     account.grants.append(grant)
     account.grants.sort(key=lambda each: each.burn_order)
-    entry_id = f"{grant.kind}:{cause}" if cause else grant.id
+    # A command's id may be used again when it is forgotten and its grant is gone.
+    entry_id = f"{grant.kind}:{grant.created_offset}:{cause}" if cause else grant.id
     entry = make_entry(
         account, entry_id, grant.kind, grant.id, grant.amount, grant.starts_at, grant.created_offset, cause
     )
@@ -221,13 +228,14 @@ def extend_grants(account: Account, by: Grant, cause: str) -> list[Entry]:
     ]
     before = _left_from(account, account.clock_at)
     for grant in extended:
+        grant.former_end_at, grant.extended_offset = grant.expires_at, by.created_offset
         grant.expires_at = by.expires_at
     _shift_limits_from(account, account.clock_at, before)
     account.grants.sort(key=lambda each: each.burn_order)
     return [
         make_entry(
             account,
-            f"extension:{by.id}:{grant.id}",
+            f"extension:{by.created_offset}:{grant.id}",
             "extension",
             grant.id,
             0,
@@ -241,13 +249,19 @@ def extend_grants(account: Account, by: Grant, cause: str) -> list[Entry]:
 
 
 def void_grant(account: Account, grant: Grant, cause: str, offset: int) -> Entry:
-    """Takes back a grant of which nothing was burned."""
+    """Takes back a grant of which nothing was burned, and the longer life it has given to others."""
     account.grants.remove(grant)
+    before = _left_from(account, account.clock_at)
+    for each in account.grants:
+        if each.extended_offset == grant.created_offset and not each.is_expired:
+            each.expires_at = each.former_end_at
+    _shift_limits_from(account, account.clock_at, before)
+    account.grants.sort(key=lambda each: each.burn_order)
     for period in account.periods:
         if grant.starts_at < period.ends_at and grant.expires_at > period.starts_at:
             period.limit -= grant.amount
     entry = make_entry(
-        account, f"void:{cause}", "void", grant.id, -grant.amount, account.clock_at, offset, cause
+        account, f"void:{offset}", "void", grant.id, -grant.amount, account.clock_at, offset, cause
     )
     entry.money_micros = -grant.cost_micros
     entry.currency = grant.currency
@@ -270,7 +284,7 @@ def expire(account: Account, offset: int) -> list[Entry]:
         entries.append(
             make_entry(
                 account,
-                f"expiry:{grant.id}",
+                f"expiry:{grant.expires_at}:{grant.id}",
                 "expiry",
                 grant.id,
                 -grant.remaining,
@@ -308,7 +322,7 @@ def change_allowance(
     _shift_limits_from(account, period.starts_at, before)
     if not difference:
         return None
-    entry_id = f"plan_change:{period.starts_at}:{cause or began_at}:{offset}"
+    entry_id = f"plan_change:{account.clock_at}:{offset}:{cause}"
     return make_entry(account, entry_id, "plan_change", grant.id, difference, account.clock_at, offset, cause)
 
 
@@ -329,7 +343,7 @@ def _begin_anew(
         return None
     starts_at = max(period.starts_at, began_at)
     grant = Grant(
-        f"{allowance_id(period.starts_at)}:{began_at}",
+        f"{allowance_id(period.starts_at)}:{account.clock_at}",
         "allowance",
         amount,
         amount,

@@ -316,4 +316,4 @@ def _shown(at: int) -> str:
 
 
 def _tick(tenant: str, at: int) -> bytes:
-    return msgspec.json.encode(Tick(id=f"tick:{tenant}:{at}", tenant=tenant, effective_at=at))
+    return msgspec.json.encode(Tick(id=f"tick:{at}", tenant=tenant, effective_at=at))

@@ -69,7 +69,7 @@ def test_accounts_that_are_due_get_a_tick_of_the_instant_and_others_none(deploym
     done = deployment.scheduler().round(NOW)
     assert (done.due, done.sent, done.first_due_at) == (2, 2, NOW - 5)
     assert sorted(deployment.ticks(), key=lambda each: each["id"]) == [
-        {"type": "tick", "id": f"tick:{name}:{at}", "tenant": name, "effective_at": at}
+        {"type": "tick", "id": f"tick:{at}", "tenant": name, "effective_at": at}
         for name, at in (("acme", NOW - 5), ("bolt", NOW))
     ]
 

@@ -284,7 +284,9 @@ def test_a_change_of_zone_or_anchor_takes_effect_with_the_next_period() -> None:
     assert run(log).account().periods[0].ends_at == instant("2026-03-01")
     log.tick(instant("2026-03-02T00:00"))
     (*_, period) = run(log).account().periods
-    assert (period.starts_at, period.ends_at) == (instant("2026-03-01"), instant("2026-03-14T18:15"))
+    assert (period.starts_at, period.ends_at) == (instant("2026-03-01"), instant("2026-04-14T18:15")), (
+        "less than half a month is no period of its own"
+    )
 
 
 def test_the_plan_in_force_when_a_message_occurred_rates_it() -> None:

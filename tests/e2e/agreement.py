@@ -37,7 +37,7 @@ class Totals:
     refusals: Counter[str]
     alerts: set[tuple[Any, ...]]
     """(id, level, used, limit)."""
-    results: dict[str, tuple[str, str | None]]
+    results: dict[tuple[str, str], tuple[str, str | None]]
     balances: dict[str, tuple[int, int]]
     """By tenant: balance less uncovered, used in the open period."""
     entries: dict[tuple[str, str], int]
@@ -81,7 +81,10 @@ def simulated(report: Report) -> Totals:
         identities=identities,
         refusals=Counter(refusal["reason"] for refusal in report.refusals),
         alerts={_alert(alert) for alert in report.alerts},
-        results={result["command_id"]: (result["outcome"], result["reason"]) for result in report.results},
+        results={
+            (result["tenant"], result["command_id"]): (result["outcome"], result["reason"])
+            for result in report.results
+        },
         balances={
             tenant: (account.balance, account.period_at(account.clock_at).used)
             for tenant, account in report.accounts.items()
@@ -121,7 +124,7 @@ def running(kafka: str, clickhouse_url: str) -> Totals:
         refusals=Counter(reason for _, _, reason in refusals),
         alerts={_alert(alert) for alert in read_documents(kafka, "usage.alerts")},
         results={
-            each["command_id"]: (each["outcome"], each["reason"])
+            (each["tenant"], each["command_id"]): (each["outcome"], each["reason"])
             for each in read_documents(kafka, "account.results")
         },
         balances={

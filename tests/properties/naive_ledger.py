@@ -115,12 +115,14 @@ class NaiveLedger:
             gifts += self.begin_period(max(self.plan.since, self.now - self.plan.grace))
         while self.open.end <= self.now:
             gifts += self.begin_period(self.now)
-        gifts += self.bring_allowance_to_plan()
+        given_before = sum(grant.given for grant in self.grants)
+        gifts += (changes := self.bring_allowance_to_plan())
+        is_lowered = not changes and sum(grant.given for grant in self.grants) < given_before
         if self.plan.settled_by == "any_grant":
             for grant, _ in gifts:
                 self.pay_with(grant)
         has_ended = self.end_grants() or has_ended
-        if has_ended:
+        if has_ended or is_lowered:
             cut_shares(self)
         self.close_periods()
         self.follow()
@@ -140,7 +142,7 @@ class NaiveLedger:
         if self.periods:
             start = self.open.end
             end = month_around(start, plan.zone, plan.anchor)[1]
-            if end - start <= 26 * HOUR:  # The hours that a new zone leaves belong to the month after them.
+            if end - start < 15 * 24 * HOUR:  # Less than half a month belongs to the month after it.
                 end = month_around(end, plan.zone, plan.anchor)[1]
             gifts += self.roll_over(start) if plan.rolls else []
         else:
@@ -193,7 +195,7 @@ class NaiveLedger:
                 return [(grant, change)] if change > 0 else []
         if not amount:
             return []
-        name, begin = f"allowance:{start}:{plan.since}", max(start, plan.since)
+        name, begin = f"allowance:{start}:{self.now}", max(start, plan.since)
         return [self.add("allowance", name, amount, begin, good_until, 100, "allowance")]
 
     def close_periods(self) -> None:
@@ -201,9 +203,10 @@ class NaiveLedger:
         self.grants = [each for each in self.grants if not each.is_over or each.end > closed_until]
         while len(self.periods) > 1 and self.periods[0].end <= closed_until:
             period = self.periods.pop(0)
-            if self.plan.policy == "arrears" or self.plan.forgives:
+            plan = self.plan_at(period.end - 1)
+            if plan.policy == "arrears" or plan.forgives:
                 self.uncovered -= period.uncovered
-                self.post("write_off" if self.plan.forgives else "arrears", "", period.uncovered)
+                self.post("write_off" if plan.forgives else "arrears", "", period.uncovered)
             self.grants = [
                 each for each in self.grants if each.left or not each.was_empty or each.kind == "allowance"
             ]
@@ -236,8 +239,8 @@ class NaiveLedger:
         grant.is_extended = is_extended
         if is_extended:
             for other in self.grants:
-                if other.is_extended and not other.is_over:
-                    other.end = max(other.end, end)
+                if other.is_extended and not other.is_over and other.end < end:
+                    other.former_end, other.extended_by, other.end = other.end, name, end
         if self.plan.settled_by == "any_grant" or (
             self.plan.settled_by == "purchases" and kind == "purchase"
         ):
@@ -268,6 +271,9 @@ class NaiveLedger:
                     return "grant_burned"
                 self.grants.remove(grant)
                 self.post("void", name, -grant.given)
+                for other in self.grants:
+                    if other.extended_by == name and not other.is_over:
+                        other.end = other.former_end
                 cut_shares(self)
                 self.follow()
                 return ""
@@ -317,10 +323,11 @@ class NaiveLedger:
         for name, part in taken:
             back = part
             if not name:
-                is_credited = self.plan.policy == "arrears"
-                back = part if is_credited else min(part, max(self.uncovered, 0))
-                self.uncovered -= back
-                period.uncovered -= back if is_credited else min(back, max(period.uncovered, 0))
+                outstanding = min(part, max(self.uncovered, 0))
+                self.uncovered -= outstanding if self.plan.forgives else part
+                period.uncovered -= (
+                    part if self.plan.policy == "arrears" else min(outstanding, max(period.uncovered, 0))
+                )
             for grant in self.grants:
                 if grant.name == name:
                     grant.left += back

@@ -68,6 +68,8 @@ class NaiveGrant:
     is_extended: bool = False
     is_over: bool = False
     was_empty: bool = False
+    former_end: int = 0
+    extended_by: str = ""
 
     def is_good(self, at: int) -> bool:
         return self.left > 0 and self.start <= at < self.end
@@ -97,6 +99,7 @@ class NaiveHold:
     left: int
     end: int
     campaign: str
+    listed: str = ""
 
 
 @dataclass
