@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pipeline.core.account import Account
-from pipeline.core.allocations import spendable
+from pipeline.core.allocations import bound
 from pipeline.core.amounts import format_credits
 from pipeline.core.calls import Call, Details
 from pipeline.core.fields import milliseconds
@@ -109,10 +109,9 @@ def _allowed(sorts: list[_Sort], command: Authorise, account: Account, terms: Te
     funds, short = NO_LIMIT, "credits_insufficient"
     if is_hard:
         funds = account.available + _held_for(command.campaign, account)
-    if command.list in account.allocations or (is_hard and account.allocations):
-        share = spendable(account, command.list, command.campaign)
-        if share < funds:
-            funds, short = share, "list_exhausted"
+    share = bound(account, command.list, command.campaign, may_owe=not is_hard)
+    if share is not None and share < funds:
+        funds, short = share, "list_exhausted"
     units = account.period_at(account.clock_at).units if account.periods else {}
     left = {kind: quota - units.get(kind, 0) for kind, quota in terms.plan.quotas.items()}
     count = cost = 0

@@ -5,7 +5,7 @@ Each function takes its command and a `Call`, and gives a refusal, which changes
 
 from pipeline.core.account import MAX_LISTS, MAX_RESERVATIONS, Allocation, Reservation
 from pipeline.core.admission import LATEST_AT
-from pipeline.core.allocations import spendable
+from pipeline.core.allocations import assignable, bound
 from pipeline.core.amounts import format_credits, parse_credits
 from pipeline.core.bounds import reservation_room, usage_room
 from pipeline.core.calls import Call, Details, amount_above_zero
@@ -16,7 +16,10 @@ from pipeline.core.reservations import release
 
 
 def allocate(command: Allocate, call: Call) -> Refusal | Details:
-    """Sets a list's share, out of what is assigned to nobody else, or gives the list free access."""
+    """Sets a list's share, out of what is promised to nobody else, or gives the list free access.
+
+    A share may always be made smaller.
+    """
     account = call.account
     if command.credits is None:
         account.allocations.pop(command.list, None)
@@ -28,8 +31,7 @@ def allocate(command: Allocate, call: Call) -> Refusal | Details:
         if share < 0:
             return Refusal.AMOUNT_INVALID
         held = account.allocations.get(command.list)
-        free = account.credits_at(call.at) - account.assigned + (max(held.left, 0) if held else 0)
-        if share > free:
+        if share > max(assignable(account, command.list), held.left if held else 0, 0):
             return Refusal.CREDITS_INSUFFICIENT
         if held is None and len(account.allocations) >= MAX_LISTS:
             return Refusal.ACCOUNT_FULL
@@ -56,8 +58,9 @@ def hold(amount: int, expires_at: int, campaign: str, listed: str, call: Call) -
         return Refusal.AMOUNT_INVALID
     terms = call.live.terms_at(call.at)
     may_owe = terms is not None and terms.plan.overage != "hard_stop"
+    share = bound(account, listed, may_owe=may_owe)
     is_short = amount > account.available and not may_owe
-    if is_short or (listed in account.allocations and amount > spendable(account, listed)):
+    if is_short or (share is not None and amount > share):
         return Refusal.CREDITS_INSUFFICIENT
     if call.id in account.reservations:
         return Refusal.COMMAND_CONFLICT  # The answer was forgotten, the reservation was not.

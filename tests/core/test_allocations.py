@@ -130,6 +130,73 @@ def test_no_more_is_assigned_than_is_left_to_assign(listed: str, share: str, rea
     assert run(log).effects.results[record.offset]["reason"] == reason
 
 
+def reserved(log: Log, amount: str, listed: str = "") -> str | None:
+    """What a reservation is answered."""
+    record = log.command("reserve", credits=amount, expires_at=NOON + DAY, list=listed)
+    reason: str | None = run(log).effects.results[record.offset]["reason"]
+    return reason
+
+
+def allocated(log: Log, listed: str, share: str) -> str | None:
+    record = log.command("allocate", list=listed, credits=share)
+    reason: str | None = run(log).effects.results[record.offset]["reason"]
+    return reason
+
+
+@pytest.mark.parametrize("listed", ["", "south"])
+def test_what_is_assigned_is_reserved_by_nobody_else(listed: str) -> None:
+    assert reserved(log_of(("north", "60")), "40.000001", listed) == Refusal.CREDITS_INSUFFICIENT
+    assert reserved(log_of(("north", "60")), "40", listed) is None
+
+
+@pytest.mark.parametrize("policy", ["hard_stop", "negative"])
+def test_no_more_is_reserved_for_a_list_than_is_left_of_its_share(policy: str) -> None:
+    log = log_of(("north", "60"))
+    log.set_plan(plan("0", overage={"policy": policy}))
+    assert reserved(log, "50", "north") is None
+    assert reserved(log, "10.000001", "north") == Refusal.CREDITS_INSUFFICIENT
+    assert reserved(log, "10", "north") is None
+
+
+def test_who_may_owe_reserves_beyond_what_is_assigned_to_others() -> None:
+    log = log_of(("north", "60"))
+    log.set_plan(plan("0", overage={"policy": "negative"}))
+    assert reserved(log, "50") is None
+
+
+@pytest.mark.parametrize("listed", ["", "south"])
+def test_what_is_reserved_is_assigned_to_nobody_else(listed: str) -> None:
+    log = log_of()
+    assert reserved(log, "80", listed) is None
+    assert allocated(log, "north", "20.000001") == Refusal.CREDITS_INSUFFICIENT
+    assert allocated(log, "north", "20") is None
+
+
+def test_what_is_reserved_for_a_list_is_part_of_its_share() -> None:
+    log = log_of()
+    assert reserved(log, "80", "north") is None
+    assert allocated(log, "north", "100") is None
+
+
+def test_what_a_list_has_reserved_beyond_its_share_is_still_promised_to_it() -> None:
+    log = log_of(("north", "50"))
+    assert reserved(log, "50", "north") is None
+    assert allocated(log, "north", "0") is None
+    assert allocated(log, "south", "50.000001") == Refusal.CREDITS_INSUFFICIENT
+    assert allocated(log, "south", "50") is None
+
+
+def test_a_share_may_be_made_smaller_whatever_is_promised() -> None:
+    log = log_of(("north", "90"))
+    log.set_plan(plan("0", overage={"policy": "negative"}))
+    assert reserved(log, "150") is None
+    assert allocated(log, "north", "90.000001") == Refusal.CREDITS_INSUFFICIENT
+    assert allocated(log, "north", "60") is None
+    assert allocated(log, "south", "0") is None
+    log.message(body=None, segments=1, list="south")
+    assert allocated(log, "south", "0") is None
+
+
 def test_free_access_gives_a_share_back() -> None:
     log = log_of(("north", "60"))
     record = log.command("allocate", list="north")

@@ -5,6 +5,7 @@ Functions over a `NaiveLedger`, whose credits they only move by its own verbs.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from tests.properties.naive_records import DAY, NaiveHold, days_later, local_date
@@ -26,11 +27,20 @@ def cut_shares(ledger: NaiveLedger) -> None:
         ledger.shares[name] -= exact[name][0] + (rank < rest)
 
 
+def promised(ledger: NaiveLedger, listed: str | None = None) -> int:
+    """What lists have been promised, all but one of them: each its share, or what is held for it if that is more."""
+    held: Counter[str] = Counter()
+    for hold in ledger.holds:
+        held[hold.listed] += hold.left
+    return sum(
+        max(ledger.shares.get(name, 0), held[name], 0) for name in {*ledger.shares, *held} if name != listed
+    )
+
+
 def allocate(ledger: NaiveLedger, listed: str, share: int | None) -> str:
-    others = sum(max(left, 0) for name, left in ledger.shares.items() if name != listed)
     if share is None:
         ledger.shares.pop(listed, None)
-    elif others + share > ledger.good:
+    elif promised(ledger, listed) + share > ledger.good and share > max(ledger.shares.get(listed, 0), 0):
         return "credits_insufficient"
     else:
         ledger.shares[listed] = share
@@ -38,10 +48,17 @@ def allocate(ledger: NaiveLedger, listed: str, share: int | None) -> str:
     return ""
 
 
-def reserve(ledger: NaiveLedger, name: str, amount: int, end: int, campaign: str) -> str:
-    if amount > ledger.available and ledger.plan.policy == "hard_stop":
+def reserve(ledger: NaiveLedger, name: str, amount: int, end: int, campaign: str, listed: str) -> str:
+    is_hard = ledger.plan.policy == "hard_stop"
+    if is_hard and amount > ledger.available:
         return "credits_insufficient"
-    ledger.holds.append(NaiveHold(name, amount, end, campaign))
+    if listed in ledger.shares:
+        held = sum(hold.left for hold in ledger.holds if hold.listed == listed)
+        if held + amount > min(ledger.shares[listed], ledger.good):
+            return "credits_insufficient"
+    elif is_hard and ledger.shares and promised(ledger) + amount > ledger.good:
+        return "credits_insufficient"
+    ledger.holds.append(NaiveHold(name, amount, end, campaign, listed))
     ledger.follow()
     return ""
 

@@ -144,9 +144,11 @@ class Pair:
     def reserve(self) -> None:
         amount, campaign = self.chance.choice((1, 2, 8, 30)), self.chance.choice(CAMPAIGNS)
         end = self.log.now + self.chance.choice((HOUR, DAY, 30 * DAY))
-        name = self._command("reserve", credits=str(amount), expires_at=end, campaign=campaign)
+        listed = self.chance.choice(LISTS)
+        fields = {"campaign": campaign, "list": listed}
+        name = self._command("reserve", credits=str(amount), expires_at=end, **fields)
         self.reserved.append(name)
-        self.answers.append(reserve(self.naive, name, amount * MICROS, end, campaign))
+        self.answers.append(reserve(self.naive, name, amount * MICROS, end, campaign, listed))
 
     def commit(self) -> None:
         name, amount = self.chance.choice(self.reserved[-3:] or ["none"]), self.chance.choice((1, 2, 8))
