@@ -213,12 +213,15 @@ class LiveAccount:
         return at, account.period_at(at)
 
     def _settle_shares(self, amount: int, listed: str, campaign: str) -> bool:
-        """Says whether something may have been let go of that was reserved, so that more is available."""
+        """Says whether something may have been let go of that was reserved, and a recharge hangs on what is left."""
         if listed:
             spend(self.account, listed, amount)
         if campaign and self.account.reservations:
             settle_campaign(self.account, campaign, amount)
-            return True
+            terms = self.terms_at(self.account.clock_at)
+            return self.account.recharge is not None or (
+                terms is not None and terms.plan.recharge is not None
+            )
         return False
 
     def count_units(self, kind: str, units: int, period_start: int) -> None:
