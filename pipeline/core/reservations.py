@@ -4,7 +4,8 @@ A reservation is made by a command, settled by the charges of its campaign's mes
 commands, and ends by itself. Nothing of it is an entry: no credit moves before a message burns it.
 
 Invariants: what is held never falls below zero, and where the plan does not let the balance go below zero, all
-that is held is never more than the credits there are. What is missing is let go of from the newest reservation on,
+that is held is never more than the credits there are, less what is owed, and with what is owed to the account: it is
+let go of by what it is made by, `Account.available`. What is missing is let go of from the newest reservation on,
 because those who reserved first were promised first.
 """
 
@@ -46,8 +47,8 @@ def hold_within_credits(account: Account) -> None:
 
 
 def unheld(account: Account) -> int:
-    """The credits there are beyond what is held, less what is owed; below zero where reservations are short."""
-    return max(account.credits_at(account.clock_at) - max(account.owed, 0), 0) - account.reserved
+    """What is available besides what is held; below zero by what of that is no longer covered."""
+    return max(account.available + account.reserved, 0) - account.reserved
 
 
 def release(account: Account, reservation_id: str, amount: int) -> int:

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.core.account import Account
 from pipeline.core.refusals import Refusal
-from tests.builders import DAY, HOUR, NOON, Log, Worker, plan, run
+from tests.builders import DAY, HOUR, NOON, Log, Worker, instant, plan, run
 
 
 def log_of(allowance: str = "100", **fields: Any) -> Log:
@@ -26,6 +26,35 @@ def answers(worker: Worker) -> list[tuple[str | None, dict[str, Any] | None]]:
 
 def held(account: Account) -> dict[str, int]:
     return {name: each.left // 1_000_000 for name, each in account.reservations.items()}
+
+
+def test_no_more_is_held_than_a_trillion_credits() -> None:
+    log = log_of(overage={"policy": "negative"})
+    for name, amount in (("a", "999999999999"), ("b", "1.000001"), ("c", "1"), ("d", "0.000001")):
+        reserve(log, name, amount)
+    worker = run(log)
+    assert [reason for reason, _ in answers(worker)] == [
+        None,
+        Refusal.AMOUNT_INVALID,
+        None,
+        Refusal.AMOUNT_INVALID,
+    ]
+    assert worker.account().reserved == 10**18
+
+
+def test_no_more_is_used_in_a_period_than_a_trillion_credits() -> None:
+    log = log_of("2")
+    log.grant("999999999998")
+    reserve(log, "a", "999999999999")
+    log.command("commit_reservation", reservation="a", credits="999999999999")
+    log.grant("999999999998")
+    reserve(log, "b", "2")
+    log.command("commit_reservation", reservation="b", credits="1.000001")
+    log.command("commit_reservation", reservation="b", credits="1")
+    worker = run(log)
+    assert [reason for reason, _ in answers(worker)[-2:]] == [Refusal.AMOUNT_INVALID, None]
+    assert [period.used for period in worker.account().periods] == [10**18]
+    assert held(worker.account()) == {"b": 1}
 
 
 def test_what_is_held_reduces_what_is_available_and_not_the_balance() -> None:
@@ -136,3 +165,20 @@ def test_what_expires_is_no_longer_held() -> None:
     reserve(log, "r", "8")
     log.tick(NOON + HOUR)
     assert held(run(log).account()) == {}
+
+
+def test_what_the_account_is_owed_back_can_be_reserved_and_stays_so() -> None:
+    """A message that was billed fails: the account has no credits, but 10 are available to it."""
+    log = log_of("0", overage={"policy": "arrears"}, refunded_statuses=["failed"])
+    log.message(body=None, segments=10)
+    log.tick(instant("2026-03-05"))
+    log.message(body=None, status="failed", occurred_at=NOON)
+    log.set_plan(plan("0", overage={"policy": "hard_stop", "settled_by": "purchases"}))
+    reserve(log, "r", "10", expires_at=log.now + DAY, campaign="spring")
+    reserve(log, "too much", "1", expires_at=log.now + DAY)
+    worker = run(log)
+    assert [reason for reason, _ in answers(worker)[-2:]] == [None, Refusal.CREDITS_INSUFFICIENT]
+    assert held(worker.account()) == {"r": 10}
+    assert (worker.account().credits, worker.account().available) == (0, 0)
+    log.message("m2", body=None, segments=4)
+    assert held(run(log).account()) == {"r": 6}

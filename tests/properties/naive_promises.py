@@ -124,7 +124,7 @@ def hold_within_credits(ledger: NaiveLedger) -> None:
     """Lets go of what has ended, and of what nothing covers, newest first."""
     ledger.holds = [hold for hold in ledger.holds if hold.left and hold.end > ledger.now]
     if ledger.plan.policy == "hard_stop":
-        too_much = ledger.held - max(ledger.good - max(ledger.owed, 0), 0)
+        too_much = ledger.held - max(ledger.good - ledger.owed, 0)
         for hold in reversed(ledger.holds):
             part = min(hold.left, max(too_much, 0))
             hold.left -= part

@@ -101,7 +101,7 @@ def test_what_is_reserved_is_covered_where_nothing_may_be_owed(event_seeds: list
     for record, worker, account in histories(event_seeds):
         terms = worker.live.terms_at(account.clock_at)
         if terms is None or terms.plan.overage == "hard_stop":
-            covered = max(account.credits_at(account.clock_at) - max(account.owed, 0), 0)
+            covered = max(account.credits_at(account.clock_at) - account.owed, 0)
             assert 0 <= account.reserved <= covered, record
         assert all(0 < each.left <= each.amount for each in account.reservations.values())
 
