@@ -28,7 +28,7 @@ MEANINGS = {
         "The plan is faulty, names a rate card that does not exist, or is one too many of those yet to come."
     ),
     Refusal.AMOUNT_INVALID: (
-        "An amount is no decimal number of the sign it needs with at most six decimals, or makes the balance too large."
+        "An amount is no decimal number of the right sign and precision, or makes a sum of the account too large."
     ),
     Refusal.EXPIRY_INVALID: (
         "A grant would end before it starts, has ended already, or ends in 2100 or later."

@@ -5,7 +5,8 @@ commands and messages that need more are refused as `amount_invalid` by whoever 
 trillion credits, far from any business and an eighth of what an Int64 holds, since sums of a few of them are made:
 
 - credits: what remains of all grants, those that have ended but may still be burned included, passes the bound by no
-  grant of a command. Plans give up to `MAX_PLAN_MICROS` a period, 900 months until 2100 together less than the bound.
+  grant of a command. Plans give up to `MAX_PLAN_MICROS` a period: in a century of months, which no log outlasts, 1.2
+  times the bound.
 - what reservations hold, what is uncovered, and what is used in a period pass it by no command, and by no message that
   costs more than `CHEAP_MICROS`. Cheaper ones are not looked at, as that would cost each of them: they would need to
   be 8 * 10**10 in one period to leave the Int64.

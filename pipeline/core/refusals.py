@@ -49,7 +49,7 @@ class Refusal(StrEnum):
     PLAN_INVALID = "plan_invalid"
     """The plan is faulty, names a rate card that does not exist, or is one too many of those yet to come."""
     AMOUNT_INVALID = "amount_invalid"
-    """An amount is no decimal number of the sign it needs with at most six decimals, or makes the balance too large."""
+    """An amount is no decimal number of the right sign and precision, or makes a sum of the account too large."""
     EXPIRY_INVALID = "expiry_invalid"
     """A grant would end before it starts, has ended already, or ends in 2100 or later."""
     TENANT_UNKNOWN = "tenant_unknown"

@@ -23,8 +23,10 @@ from pipeline.clickhouse.client import (
 from pipeline.clickhouse.facts import FACTS
 from pipeline.clickhouse.migrate import apply_migrations
 from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE
+from pipeline.core.account import Account, Period
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
 from pipeline.errors import MsgmeterError, Permanent, Transient, Unstorable
+from pipeline.stream.storing import account_columns, insert_rows
 
 KAFKA_PARTITION = FACTS.column_names.index("kafka_partition")
 TOO_LARGE = 70_000  # kafka_partition is a UInt16.
@@ -215,6 +217,17 @@ def test_a_batch_of_nothing_but_faults_is_the_programs_fault(client: Client) -> 
     with pytest.raises(Permanent, match="More than 100 rows") as raised:
         insert_isolating(client, FACTS, damaged(200, *range(200)), "token")
     assert not isinstance(raised.value, Unstorable)
+
+
+def test_an_account_that_does_not_fit_keeps_back_no_other_and_is_told(client: Client) -> None:
+    limits = (("a", 2**63 - 1), ("b", 2**63), ("c", -(2**63)), ("b", 10**30))
+    columns = account_columns(
+        (0, Account(tenant, periods=[Period(NOON, NOON + 1, limit)], applied_offset=7), None)
+        for tenant, limit in limits
+    )
+    assert insert_rows(client, ACCOUNTS, columns, "token") == {"b": 2}
+    stored = client.query("SELECT tenant, limit_micros FROM account_snapshots ORDER BY tenant").result_rows
+    assert [tuple(row) for row in stored] == [limits[0], limits[2]]
 
 
 def test_missing_table_is_not_blamed_on_the_rows(client: Client) -> None:

@@ -176,6 +176,16 @@ def test_what_commands_are_really_answered_is_what_the_schema_says() -> None:
     assert said == described
 
 
+def test_the_dearest_pre_flight_is_answered_as_the_schema_says() -> None:
+    log = Log()
+    dearest = {"kind": "sms", "credits": "1000000", "per": "segment"}
+    log.set_plan(plan(rates=[dearest], overage={"policy": "negative"}))
+    log.command("authorise", sendings=[{"count": 10_000_000, "segments": 255}] * 1000)
+    result = run(log).effects.results[1]
+    assert result["details"]["cost_requested"] == "2550000000000000000"
+    assert_document("result.v1", result)
+
+
 def test_requests_to_recharge_are_what_their_schema_says() -> None:
     fold = PartitionFold(0, rules())
     fold.fold(fold.admit(every_command().records))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.amounts import MICROS, format_credits, parse_credits
+from pipeline.core.amounts import MAX_MONEY_MICROS, MICROS, format_credits, money_for, parse_credits
 
 TEXTS = [
     ("18500", 18_500_000_000, "18500"),
@@ -55,3 +55,21 @@ def test_writing_and_reading_give_the_same_amount(micros: int) -> None:
 @given(st.integers(-(10**6), 10**6))
 def test_whole_credits_are_written_without_decimals(count: int) -> None:
     assert format_credits(count * MICROS) == str(count)
+
+
+@pytest.mark.parametrize(
+    ("credits_micros", "price_micros", "money_micros"),
+    [
+        (1, 500_000, 1),
+        (1, 499_999, 0),
+        (-1, 500_000, -1),
+        (10**18, MICROS, 10**18),
+        (10**18, MICROS + 1, MAX_MONEY_MICROS),
+        (2 * 10**18, 10**18, MAX_MONEY_MICROS),
+        (-2 * 10**18, 10**18, -MAX_MONEY_MICROS),
+    ],
+)
+def test_money_rounds_halves_away_from_zero_and_stays_within_its_bound(
+    credits_micros: int, price_micros: int, money_micros: int
+) -> None:
+    assert money_for(credits_micros, price_micros) == money_micros

@@ -127,6 +127,31 @@ def test_a_balance_stays_within_what_columns_hold() -> None:
     assert [outcome for outcome, _, _ in answers(log)] == ["accepted", "accepted", "refused"]
 
 
+def test_a_correction_leaves_no_more_uncovered_than_a_trillion_credits() -> None:
+    log = Log()
+    log.set_plan(plan("7", overage={"policy": "negative"}))
+    for amount in ("-7", "-999999999999", "-1.000001", "-1", "-0.000001"):
+        log.command("adjust", credits=amount)
+    assert [reason for _, reason, _ in answers(log)[1:]] == [
+        None,
+        None,
+        Refusal.AMOUNT_INVALID,
+        None,
+        Refusal.AMOUNT_INVALID,
+    ]
+    assert run(log).account().uncovered == 10**18
+
+
+def test_grants_that_have_ended_count_while_late_messages_burn_them() -> None:
+    log = Log()
+    log.set_plan(plan("0"))
+    log.grant("999999999999", expires_at=log.now + 1)
+    log.now += 1
+    log.grant("1")
+    log.grant("0.000001")
+    assert [reason for _, reason, _ in answers(log)] == [None, None, None, Refusal.AMOUNT_INVALID]
+
+
 @pytest.mark.parametrize("kind", ["purchase", "promotion", "adjustment"])
 def test_a_grant_has_its_kind_and_its_order(kind: str) -> None:
     log = Log()

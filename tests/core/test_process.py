@@ -7,6 +7,7 @@ import pytest
 from pipeline.core.outcomes import FACT_COLUMNS
 from pipeline.core.partitions import partition_of
 from pipeline.core.process import PartitionFold
+from pipeline.core.refusals import Refusal
 from pipeline.core.windows import WINDOW_MILLISECONDS
 from tests.builders import AT, DAY, HOUR, MINUTE, NOON, Log, Tables, Worker, instant, plan, rules, run, writes
 
@@ -123,6 +124,21 @@ def test_the_other_party_is_hashed_with_a_key() -> None:
     assert first == second != third
     other = run(log, rules(counterparty_key=b"another"))
     assert next(iter(other.effects.facts.values()))[AT["counterparty_hash"]] != first
+
+
+def test_a_message_that_brings_usage_beyond_a_trillion_credits_is_refused_and_counted_nowhere() -> None:
+    dear = {"kind": "email", "credits": "999999", "per": "recipient"}
+    log = log_of(plan("5", rates=[dear]))
+    log.message("m1", kind="email", recipients=1_000_000)
+    log.message("m2", kind="email", recipients=2)
+    log.message("m3", kind="email", recipients=1)
+    log.message("m3", kind="email", recipients=1, status="delivered")
+    worker = run(log)
+    assert worker.effects.reasons() == [Refusal.AMOUNT_INVALID]
+    assert [fact[AT["message_id"]] for fact in worker.effects.facts.values()] == ["m1", "m3"]
+    used = (1_000_000 + 1) * 999_999 * 1_000_000
+    assert [period.used for period in worker.account().periods] == [used]
+    assert worker.effects.windows["acme", NOON][1] == {("email", "outbound", "", ""): [2, 0, 1_000_001, used]}
 
 
 def test_days_are_the_tenants_own() -> None:

@@ -1,19 +1,26 @@
 """Whatever bytes a gateway writes: no exception, and nothing that a column of ClickHouse cannot hold."""
 
+import json
+from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any, get_args
 
+import msgspec
 import orjson
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, ENTRIES, USAGE
 from pipeline.core.admission import EARLIEST_AT, LATEST_AT
 from pipeline.core.instructions import Command
+from pipeline.core.kept import decode_kept
 from pipeline.core.outcomes import FACT_COLUMNS
 from pipeline.core.refusals import Refusal
 from pipeline.core.signing import ORIGIN_HEADER, PURPOSE_HEADER, SIGNATURE_HEADER, signed_headers
-from tests.builders import AT, COMMAND_KEY, DAY, NOON, Log, Record, Worker, message, plan, rules
+from pipeline.core.usage import Window
+from pipeline.stream.storing import account_columns, alert_columns, entry_columns, usage_columns
+from tests.builders import AT, COMMAND_KEY, DAY, NOON, Log, Record, Worker, message, plan, rules, run
 
 EXAMPLES = 500
 HOSTILE: tuple[Any, ...] = (
@@ -41,12 +48,19 @@ RANGE_BY_COLUMN = {
     "kafka_offset": range(2**63),
 }
 """The numbers that the columns of `rated_messages` hold."""
+RANGE_BY_TYPE = {
+    "Int64": range(-(2**63), 2**63),
+    "Nullable(Int64)": range(-(2**63), 2**63),
+    "UInt64": range(2**64),
+    "UInt32": range(2**32),
+    "UInt16": range(2**16),
+    "UInt8": range(2**8),
+}
+"""The same by type, for the other tables."""
 
 
 def document(value: Any) -> bytes:
     """JSON of any size of integer, with surrogates and all."""
-    import json
-
     return json.dumps(value).encode()
 
 
@@ -84,6 +98,34 @@ def assert_storable(worker: Worker) -> None:
     for told in (effects.alerts, effects.results, effects.refusals):
         for each in told.values():
             orjson.dumps(each)
+    assert_values_storable(worker)
+
+
+def assert_values_storable(worker: Worker) -> None:
+    """That every number a checkpoint stores of windows, accounts and their ledgers is within its column."""
+    read_window = msgspec.msgpack.Decoder(Window)
+    accounts = [worker.account(key.decode()) for key in worker.tables.accounts]
+    stored = (
+        (USAGE, usage_columns(decode_kept(read_window, value) for value in worker.tables.windows.values())),
+        (ENTRIES, entry_columns((0, tenant, entry) for (tenant, _), entry in worker.effects.entries.items())),
+        (ALERTS, alert_columns(worker.effects.alerts.values())),
+        (ACCOUNTS, account_columns((0, each, worker.rules.plan_at(each)) for each in accounts)),
+    )
+    for table, columns in stored:
+        for (name, column_type), values in zip(table.columns, columns, strict=True):
+            held = RANGE_BY_TYPE.get(column_type)
+            assert held is None or all(value is None or value in held for value in values), name
+            if name in ("grants", "details"):
+                assert all(each in RANGE_BY_TYPE["Int64"] for value in values for each in integers(value)), (
+                    name
+                )
+
+
+def integers(text: str) -> Iterator[int]:
+    """All integers in a JSON text, at any depth."""
+    found: list[int] = []
+    json.loads(text, parse_int=lambda digits: found.append(int(digits)))
+    yield from found
 
 
 def mutated(chance: Random, fields: dict[str, Any]) -> dict[str, Any]:
@@ -226,6 +268,113 @@ def test_each_field_with_each_hostile_value_is_refused_or_storable(fields: dict[
         value = document(each)
         headers = signed_headers(COMMAND_KEY, "command", b"acme", value) if "type" in fields else ()
         assert_storable(fold([Record(0, NOON, b"acme", value, headers)]))
+
+
+# Sums: each of these drives one to its edge by what is valid by itself.
+
+MOST = "999999999999"
+OWING = {"policy": "negative", "price": MOST}
+DEAREST = [{"kind": kind, "credits": "1000000", "per": "message"} for kind in ("sms", "mms", "rcs")]
+DEAREST_EMAIL = {"kind": "email", "credits": "1000000", "per": "recipient"}
+EXTREMES: dict[str, Callable[[Log], None]] = {}
+TIMES = 25
+"""So often an Int64, and what MessagePack holds, would be left by a trillion credits."""
+
+
+def extreme(drive: Callable[[Log], None]) -> Callable[[Log], None]:
+    EXTREMES[drive.__name__] = drive
+    return drive
+
+
+@extreme
+def reservations(log: Log) -> None:
+    log.set_plan(plan(overage=OWING, currency="EUR"))
+    for _ in range(TIMES):
+        log.command("reserve", credits=MOST, expires_at=log.now + DAY)
+
+
+@extreme
+def pre_flights(log: Log) -> None:
+    log.set_plan(plan(overage=OWING, currency="EUR"))
+    sendings = [{"count": 10_000_000, "segments": 255, "country": "US"}] * 300
+    for _ in range(TIMES):
+        log.command("authorise", sendings=sendings, reserve_until=log.now + DAY)
+
+
+@extreme
+def corrections(log: Log) -> None:
+    log.set_plan(plan(overage=OWING, currency="EUR"))
+    for _ in range(TIMES):
+        log.command("adjust", credits=f"-{MOST}")
+
+
+@extreme
+def commits(log: Log) -> None:
+    log.set_plan(plan())
+    for number in range(TIMES):
+        log.grant(MOST)
+        log.command("reserve", f"r{number}", credits=MOST, expires_at=log.now + DAY)
+        log.command("commit_reservation", reservation=f"r{number}", credits=MOST)
+
+
+@extreme
+def grants_of_a_second(log: Log) -> None:
+    log.set_plan(plan(late_grace_hours=744), effective_at=log.now - 20 * DAY)
+    for _ in range(TIMES):
+        log.grant(MOST, effective_at=log.now - 20 * DAY, expires_at=log.now + 1_000)
+        log.now += 1_000
+
+
+@extreme
+def messages(log: Log) -> None:
+    log.set_plan(
+        plan(rates=[*DEAREST, DEAREST_EMAIL], overage=OWING, currency="EUR", refunded_statuses=["failed"])
+    )
+    for number in range(TIMES):
+        log.message(f"m{number}", kind="email", recipients=1_000_000)
+    log.command("adjust", credits=f"-{MOST}")
+
+
+@pytest.mark.parametrize("drive", EXTREMES.values(), ids=EXTREMES)
+def test_what_would_bring_a_sum_beyond_its_bound_is_refused(drive: Callable[[Log], None]) -> None:
+    log = Log()
+    drive(log)
+    worker = run(log)
+    said = [result["reason"] for result in worker.effects.results.values()] + worker.effects.reasons()
+    assert said[0] is None, "the plan is valid"
+    assert said.count(Refusal.AMOUNT_INVALID) >= TIMES - 2
+    assert_storable(worker)
+
+
+@pytest.mark.parametrize("policy", ["negative", "arrears"])
+def test_what_is_owed_at_the_highest_price_is_storable(policy: str) -> None:
+    log = Log()
+    log.set_plan(
+        plan(
+            "0",
+            currency="EUR",
+            overage={"policy": policy, "price": MOST},
+            recharge={"level_credits": "1", "block_credits": "5", "price": MOST},
+        )
+    )
+    log.messages(TIMES)
+    log.command("adjust", credits=f"-{MOST}")
+    for _ in range(3):
+        log.tick(log.now + 31 * DAY)
+    worker = run(log)
+    assert worker.account().recharge is not None
+    billed = [entry.money_micros for entry in worker.effects.entries.values() if entry.kind == "arrears"]
+    assert billed[:1] == ([10**18] if policy == "arrears" else [])
+    assert_storable(worker)
+
+
+def test_the_largest_allowance_rolls_over_until_time_ends() -> None:
+    log = Log(EARLIEST_AT + DAY)
+    log.set_plan(plan("1000000000", rollover={"floor_credits": "1000000000"}))
+    log.tick(LATEST_AT - DAY - 1)
+    worker = run(log)
+    assert worker.account().balance == 100 * 12 * 10**15
+    assert_storable(worker)
 
 
 header_values = st.none() | st.binary(max_size=70) | st.sampled_from((b"command", b"forwarded"))

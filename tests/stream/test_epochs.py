@@ -15,6 +15,7 @@ import pytest
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from pipeline import metrics
 from pipeline.clickhouse.facts import FACTS
 from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, CONTACTS, ENTRIES, USAGE
 from pipeline.core.partitions import partition_of
@@ -44,6 +45,10 @@ class Service:
         self.inserts: list[tuple[str, str, list[list[Any]]]] = []
         """(table, token, columns) of every attempt."""
         self.facts: list[tuple[Any, ...]] = []
+        self.refused_tenant = ""
+        """Whose rows of any table but that of facts do not fit."""
+        self.stored: dict[str, set[str]] = {}
+        """By table: the tenants of what was taken."""
         self.is_asked = threading.Event()
         self.may_answer = threading.Event()
         self.may_answer.set()
@@ -54,6 +59,9 @@ class Service:
         self.inserts.append((table, token, [list(column) for column in columns]))
         if self.failures:
             raise self.failures.pop(0)
+        if table != FACTS.name and self.refused_tenant in columns[0]:
+            raise OverflowError("int too large to convert")
+        self.stored.setdefault(table, set()).update(columns[0])
         if table == FACTS.name:
             self.facts += zip(*columns, strict=True)
         self.journal.append(f"-{table}")
@@ -301,6 +309,26 @@ async def test_a_passing_failure_repeats_the_same_rows_under_the_same_token(
     assert other[1] != first[1]
     assert [offset for offset, _ in scene.service.charged] == [1, 2, 3]
     assert scene.done("ack") == ["ack 2", "ack 3"]
+
+
+async def test_a_value_that_does_not_fit_keeps_back_no_other_tenants(
+    stage: Callable[..., Scene], caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = stage()
+    scene.service.refused_tenant = "bolt"
+    before = metrics.ROWS_UNSTORABLE.labels(ACCOUNTS.name)._value.get()
+    log = an_eventful_log()
+    log.tenant = "bolt"
+    log.set_plan(plan("2", overage={"policy": "negative"}))
+    log.messages(2)
+    await scene.take(log)
+    await scene.meter.close_epoch(checkpoint=True)
+    assert scene.done("ack", "commit") == ["ack 7", "commit"]
+    for table in (USAGE, ENTRIES, ALERTS, ACCOUNTS):
+        assert scene.service.stored[table.name] == {"acme"}, table.name
+        assert f"tenant 'bolt' do not fit {table.name}" in caplog.text
+    assert metrics.ROWS_UNSTORABLE.labels(ACCOUNTS.name)._value.get() == before + 1
+    assert scene.accounts.values[0].keys() == {b"acme", b"bolt"}
 
 
 async def test_a_checkpoint_is_written_once_when_the_group_confirms_at_last(
