@@ -11,7 +11,7 @@ Gives entries, alerts and recharge requests into the `Outcomes` of the fold. The
 from collections.abc import Callable, Mapping
 
 from pipeline.core.account import UNCOVERED, Account, Entry, Grant, Period
-from pipeline.core.allocations import cut_shares, spend
+from pipeline.core.allocations import cut_shares, spend, unspend
 from pipeline.core.burning import Taken, burn, give_back, settle, settle_with, taken_entries
 from pipeline.core.due import next_due
 from pipeline.core.ledger import (
@@ -292,7 +292,7 @@ class LiveAccount:
             period.used -= amount
             period.limit -= amount
         if listed:
-            spend(self.account, listed, -amount)
+            unspend(self.account, listed, burned, lapsed)
         # Where the plan has taken from the allowance meanwhile, it takes what came back of that, too.
         self.due_at = 0
         self._forget_slot()

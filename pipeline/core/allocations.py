@@ -16,18 +16,35 @@ Invariants
 
 from collections import Counter
 
-from pipeline.core.account import Account
+from pipeline.core.account import UNCOVERED, Account
+from pipeline.core.burning import Taken
 
 
 def spend(account: Account, listed: str, amount: int) -> None:
-    """Takes a message's credits off its list's share, which falls below zero by what was sent beyond it.
-
-    A negative `amount` is a refund.
-    """
+    """Takes a message's credits off its list's share, which falls below zero by what was sent beyond it."""
     allocation = account.allocations.get(listed)
     if allocation is not None:
         allocation.left -= amount
         allocation.spent += amount
+
+
+def unspend(account: Account, listed: str, burned: Taken, lapsed: Taken) -> None:
+    """Gives a list's share what a refund of `burned` brings back: all that has not lapsed, as far as the share paid.
+
+    What is no credits again, because nothing had covered it, only makes up for what was sent beyond the share: no
+    refund assigns what there is not.
+    """
+    allocation = account.allocations.get(listed)
+    if allocation is not None:
+        back = _total(burned) - _total(lapsed)
+        uncovered = _total(burned, UNCOVERED) - _total(lapsed, UNCOVERED)
+        part = min(back, allocation.spent, back - uncovered + max(-allocation.left, 0))
+        allocation.left += part
+        allocation.spent -= part
+
+
+def _total(parts: Taken, grant_id: str | None = None) -> int:
+    return sum(micros for each, micros in parts if grant_id in (None, each))
 
 
 def spendable(account: Account, listed: str, campaign: str = "") -> int:

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.core.account import Account, Allocation, Grant
-from pipeline.core.allocations import cut_shares, spend, spendable
+from pipeline.core.allocations import cut_shares, spend, spendable, unspend
 from pipeline.core.refusals import Refusal
 from tests.builders import DAY, NOON, Log, plan, run
 
@@ -73,8 +73,39 @@ def test_what_is_sent_beyond_a_share_is_counted_below_zero_and_a_refund_comes_ba
     account = account_of(10, {"a": 4})
     spend(account, "a", 6)
     assert account.allocations["a"] == Allocation(-2, 6)
-    spend(account, "a", -5)
+    unspend(account, "a", [("g", 5)], [])
     assert account.allocations["a"] == Allocation(3, 1)
+
+
+@pytest.mark.parametrize(
+    ("spent", "burned", "lapsed", "expected"),
+    [
+        (7, [("g", 5)], [], Allocation(2, 2)),
+        (7, [("g", 5)], [("g", 5)], Allocation(-3, 7)),
+        (7, [("g", 3), ("h", 2)], [("h", 2)], Allocation(0, 4)),
+        # The share is younger than the message, or was set anew since: it gets what it has paid.
+        (2, [("g", 5)], [], Allocation(4, 0)),
+        (0, [("g", 5)], [], Allocation(4, 0)),
+        # What nothing had covered is no credits again: it makes up for what was overspent.
+        (7, [("", 5)], [], Allocation(0, 4)),
+        (7, [("g", 1), ("", 5)], [], Allocation(1, 3)),
+        (7, [("g", 1), ("", 5)], [("", 4)], Allocation(-1, 5)),
+        (3, [("", 2)], [], Allocation(1, 3)),
+    ],
+)
+def test_a_refund_gives_a_share_what_it_paid_and_what_has_not_lapsed(
+    spent: int, burned: list[tuple[str, int]], lapsed: list[tuple[str, int]], expected: Allocation
+) -> None:
+    account = account_of(10, {"a": 4})
+    spend(account, "a", spent)
+    unspend(account, "a", burned, lapsed)
+    assert account.allocations["a"] == expected
+
+
+def test_a_refund_to_a_list_that_has_no_share_any_more_is_nobodys() -> None:
+    account = account_of(10, {"a": 4})
+    unspend(account, "b", [("g", 5)], [])
+    assert left(account) == {"a": 4}
 
 
 # By commands and messages.

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.account import Allocation
 from pipeline.core.identity import message_key
 from pipeline.core.outcomes import FACT_COLUMNS
 from pipeline.core.refunds import RecentFacts, refund_key
@@ -183,6 +184,24 @@ def test_a_charge_and_a_refund_that_both_correct_an_expiry_have_entries_of_their
     corrections = [entry for entry in worker.effects.entries.values() if entry.kind == "expiry_correction"]
     assert sorted(entry.amount for entry in corrections) == [-1_000_000, 1_000_000]
     assert_entered(worker)
+
+
+def test_a_message_from_before_its_lists_share_adds_nothing_to_it() -> None:
+    log = log_of(None, "sent", list="vip")
+    log.command("allocate", list="vip", credits="5")
+    log.message(status="failed", occurred_at=NOON, list="vip")
+    assert run(log).account().allocations == {"vip": Allocation(5_000_000, 0)}
+
+
+def test_what_lapses_comes_back_to_no_share() -> None:
+    log = log_of(plan("0", refunded_statuses=FAILURES))
+    log.grant("10", expires_at=NOON + 2 * HOUR)
+    log.command("allocate", list="vip", credits="10")
+    log.message(status="sent", occurred_at=NOON, list="vip", body=None, segments=10)
+    log.now += 3 * HOUR
+    log.message(status="failed", occurred_at=NOON, list="vip", body=None)
+    account = run(log).account()
+    assert (account.credits, account.allocations) == (0, {"vip": Allocation(0, 10_000_000)})
 
 
 def test_a_refund_gives_units_of_a_quota_back() -> None:

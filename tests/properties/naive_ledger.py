@@ -31,6 +31,8 @@ class NaiveLedger:
         self.periods: list[NaivePeriod] = []
         self.uncovered = 0
         self.shares: dict[str, int] = {}
+        self.paid: Counter[str] = Counter()
+        """By list: what was taken off the share since it was set."""
         self.holds: list[NaiveHold] = []
         self.recharge = NaiveRecharge()
         self.posted: Counter[tuple[str, str]] = Counter()
@@ -308,6 +310,7 @@ class NaiveLedger:
         period.used += amount
         if listed in self.shares:
             self.shares[listed] -= amount
+            self.paid[listed] += amount
         for hold in self.holds:
             if campaign and hold.campaign == campaign:
                 part = min(amount, hold.left)
@@ -320,11 +323,13 @@ class NaiveLedger:
         """What a message burned comes back, to grants that are still there."""
         at, period = self.place(occurred_at)
         amount = sum(part for _, part in taken)
+        came_back = credits_back = 0
         for name, part in taken:
             back = part
             if not name:
                 outstanding = min(part, max(self.uncovered, 0))
                 self.uncovered -= outstanding if self.plan.forgives else part
+                came_back += outstanding if self.plan.forgives else part
                 period.uncovered -= (
                     part if self.plan.policy == "arrears" else min(outstanding, max(period.uncovered, 0))
                 )
@@ -332,10 +337,14 @@ class NaiveLedger:
                 if grant.name == name:
                     grant.left += back
                     grant.was_empty = False
+                    credits_back += 0 if grant.is_over else back
+        came_back += credits_back
         if at == occurred_at:
             period.used -= amount
         if listed in self.shares:
-            self.shares[listed] += amount
+            share = min(self.paid[listed], came_back, credits_back + max(-self.shares[listed], 0))
+            self.shares[listed] += share
+            self.paid[listed] -= share
         self.follow()
 
     def take(self, kind: str, amount: int) -> None:

@@ -44,6 +44,7 @@ def allocate(ledger: NaiveLedger, listed: str, share: int | None) -> str:
         return "credits_insufficient"
     else:
         ledger.shares[listed] = share
+        ledger.paid[listed] = 0
     ledger.follow()
     return ""
 
