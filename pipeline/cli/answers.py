@@ -1,7 +1,8 @@
 """The three forms of an answer on standard output: a table for people, JSON and CSV for programs.
 
 Takes rows of texts and whole numbers; writes them. In a table, amounts of one column have one number of
-decimals and thousands are grouped; JSON and CSV have the exact decimal strings as they are.
+decimals, thousands are grouped, and what a terminal would obey has a stand-in; JSON and CSV have the exact decimal
+strings, and texts, as they are.
 """
 
 import csv
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.cli.visible import visible_text
 from pipeline.core.amounts import parse_credits
 
 Cell = str | int | None
@@ -75,7 +77,7 @@ def show_facts(facts: Mapping[str, str]) -> None:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     for name, value in facts.items():
-        grid.add_row(name, Text(value))
+        grid.add_row(Text(visible_text(name)), Text(visible_text(value)))
     console().print(grid)
 
 
@@ -108,7 +110,7 @@ def _amounts(cells: Sequence[Cell]) -> list[str]:
 def _text(cell: Cell) -> str:
     if isinstance(cell, int):
         return f"{cell:,}"
-    return "" if cell is None else cell
+    return "" if cell is None else visible_text(cell)
 
 
 def _guarded(cell: Cell) -> Cell:

@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.json_lines import Answer, answer_lines
-from pipeline.cli.segment_panel import segment_panel, visible
+from pipeline.cli.segment_panel import segment_panel
+from pipeline.cli.visible import visible
 from pipeline.core.alphabets import LOCKING_SHIFT_LANGUAGES, SINGLE_SHIFT_LANGUAGES
 from pipeline.core.numbering import E164, explain_number
 from pipeline.core.segment_reasons import explain_segments

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.live_figures import Figures
+from pipeline.cli.visible import visible_text
 from pipeline.core.amounts import MICROS
 from pipeline.embedded.stack import ProcessState, State
 
@@ -203,7 +204,7 @@ def _lists(figures: Figures, width: int) -> RenderableType:
         alerts.add_row(
             Text.assemble(
                 (f"{at:%H:%M:%S}  ", "dim"),
-                f"{alert.tenant}  ",
+                f"{visible_text(alert.tenant)}  ",
                 (f"{alert.level:>3}%", _level_style(alert.level)),
                 (f"  {alert.used_micros // MICROS:,} of {alert.limit_micros // MICROS:,}", "dim"),
             )
@@ -215,7 +216,7 @@ def _lists(figures: Figures, width: int) -> RenderableType:
     top.add_column(justify="right")
     top.add_row(Text("credits today (UTC)", "dim"))
     for tenant in figures.top:
-        top.add_row(tenant.tenant, f"{tenant.credits_micros // MICROS:,}")
+        top.add_row(Text(visible_text(tenant.tenant)), f"{tenant.credits_micros // MICROS:,}")
     if not figures.top:
         top.add_row(Text("after the first checkpoint", "dim"))
     grid = Table.grid(padding=(0, 4))
@@ -257,7 +258,7 @@ def _level_style(level: int) -> str:
 
 
 def _example(figures: Figures) -> str:
-    tenant = figures.top[0].tenant if figures.top else "tenant-00001"
+    tenant = visible_text(figures.top[0].tenant) if figures.top else "tenant-00001"
     return f"msgmeter usage {tenant} --by day"
 
 

@@ -14,6 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.cli.visible import visible
 from pipeline.core.segment_reasons import Explanation
 from pipeline.core.segments import EIGHT_BIT, GSM_7, MAX_SEGMENTS, UCS_2, octets
 from pipeline.core.substitutes import plain
@@ -25,7 +26,6 @@ _SHOWN_SEGMENTS: Final = 8
 _BAR_CELLS: Final = 30
 _SEGMENT_STYLES: Final = ("", "on grey30")
 _UNITS_BY_ENCODING: Final = {GSM_7: "septets", UCS_2: "UTF-16 units", EIGHT_BIT: "octets"}
-_STAND_INS: Final = {"\n": "\u21b5\n", "\xa0": "\u237d", "\x7f": "\u2421"}
 
 
 def segment_panel(text: str, explanation: Explanation) -> Panel:
@@ -55,7 +55,7 @@ def _coloured(text: str, explanation: Explanation) -> Text:
     for character, segment in zip(shown, _segment_of_each(text, explanation), strict=False):
         ground = _SEGMENT_STYLES[segment % 2] if explanation.segments > 1 else ""
         accent = "bold red" if character in blamed else "bold yellow" if character in explanation.wide else ""
-        drawn.append(visible(character), style=f"{accent} {ground}".strip())
+        drawn.append(_drawn(character), style=f"{accent} {ground}".strip())
     if len(text) > len(shown):
         drawn.append(f"\u2026 and {len(text) - len(shown)} more characters", style="dim italic")
     return drawn
@@ -86,14 +86,9 @@ def _units(character: str, text: str, explanation: Explanation) -> int:
     return 2 if character in explanation.wide else 1
 
 
-def visible(character: str) -> str:
-    """Give a stand-in for what a terminal would not show, or would obey."""
-    stand_in = _STAND_INS.get(character)
-    if stand_in:
-        return stand_in
-    if character.isprintable():
-        return character
-    return chr(0x2400 + ord(character)) if character < " " else f"\u2039U+{ord(character):04X}\u203a"
+def _drawn(character: str) -> str:
+    """Give the character so that it is seen; a line end ends the line as well."""
+    return "\u21b5\n" if character == "\n" else visible(character)
 
 
 def _bars(explanation: Explanation) -> Table:
@@ -121,7 +116,7 @@ def _offenders(explanation: Explanation) -> Table:
         name = unicodedata.name(character, offence.singular).capitalize()
         instead = plain(character) or ("leave out" if offence.remedy else "-")
         table.add_row(
-            Text(visible(character).strip(), style="bold red"),
+            Text(_drawn(character).strip(), style="bold red"),
             Text(f"U+{ord(character):04X}", style="dim"),
             Text(name),
             Text("space" if instead == " " else instead, style="green"),

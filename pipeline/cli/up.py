@@ -25,6 +25,7 @@ from rich.live import Live
 
 from pipeline.cli.live_figures import Figures, FiguresReader
 from pipeline.cli.live_view import Event, figures_line, live_view, start_view
+from pipeline.cli.visible import visible_text
 from pipeline.clickhouse.client import connect
 from pipeline.embedded.kafka_jars import cache_directory, java, kafka_jars
 from pipeline.embedded.owned import StartError, free_port, require_free_port
@@ -209,7 +210,7 @@ class _Events:
         self.last = Event(first.removesuffix("; its log ends:"), now, is_bad=bool(log))
         if not self._console.is_terminal:
             for line in (first, *log[-_LOG_LINES:]):
-                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+                self._console.print(visible_text(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _watch(stack: Stack, sampler: _Sampler, events: _Events, for_seconds: float | None) -> None:

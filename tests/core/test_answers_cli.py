@@ -1,0 +1,35 @@
+"""What strangers wrote, shown to a person: nothing that a terminal obeys gets through."""
+
+import csv
+import io
+
+import pytest
+
+from pipeline.cli.answers import show_csv, show_facts, show_table
+
+OBEYED = "\x1b[2J\x9b2J\x00\x07\r\n\t\x7f\x85\u2028\u2029\u202e\u2066\ud83d"
+SHOWN = "␛[2J\u2039U+009B\u203a2J␀␇␍␊␉␡\u2039U+0085\u203a\u2039U+2028\u203a\u2039U+2029\u203a\u2039U+202E\u203a\u2039U+2066\u203a\u2039U+D83D\u203a"
+
+
+def test_no_cell_of_a_table_is_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(("list", "messages"), [(OBEYED, 1)], amounts=frozenset(), total=(OBEYED, 1))
+    _, _, row, *_, total = capsys.readouterr().out.splitlines()
+    assert row.split("  ")[0] == total.split("  ")[0] == SHOWN
+
+
+def test_no_fact_is_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    show_facts({OBEYED: OBEYED})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.split() == [SHOWN, SHOWN]
+
+
+def test_names_of_people_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """Joiners are letters' business: Persian and emoji need them."""
+    name = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 👩\u200d🚀 Zoë"
+    show_facts({"list": name})
+    assert name in capsys.readouterr().out
+
+
+def test_programs_get_texts_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    show_csv(("list",), [("a\x1b[2J\nb",)])
+    assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == [["list"], ["a\x1b[2J\nb"]]
