@@ -84,7 +84,7 @@ def calm_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(50_000, 5, 200)
 
 
 class Untouched(faust.Schema):  # type: ignore[misc]

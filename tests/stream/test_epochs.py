@@ -404,6 +404,57 @@ async def test_changes_of_a_partition_that_went_and_came_back_are_not_written(
     assert scene.done("ack", "commit") == ["ack 2", "commit"]
 
 
+async def _cut_after_the_first(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> tuple[asyncio.Task[None], asyncio.Event]:
+    """A checkpoint of two partitions that has cut the first one; the event lets it go on."""
+    is_cut, go_on = asyncio.Event(), asyncio.Event()
+
+    async def leave_room(_: float) -> None:
+        is_cut.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(epochs, "leave_room", leave_room)
+    closing = asyncio.create_task(scene.meter.close_epoch(checkpoint=True))
+    await is_cut.wait()
+    assert not scene.meter.partitions[0].events
+    assert scene.meter.partitions[1].events, "the second is still to be cut"
+    return closing, go_on
+
+
+async def test_what_is_folded_during_a_cut_is_kept_once_wherever_its_partition_was_cut(
+    stage: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = stage(rules(partitions=2))
+    logs = [a_log(count=2, tenant=TENANTS[partition]) for partition in (0, 1)]
+    for partition, log in enumerate(logs):
+        await scene.take(log, partition)
+    closing, go_on = await _cut_after_the_first(scene, monkeypatch)
+    for partition, log in enumerate(logs):
+        log.message("late to the cut")
+        await scene.take(log, partition)
+    go_on.set()
+    await closing
+    assert scene.done("ack") == ["ack 2", "ack 2", "ack 3"], "the first partition's last chunk is of the next"
+    await scene.meter.close_epoch(checkpoint=True)
+    assert scene.done("ack") == ["ack 2", "ack 2", "ack 3", "ack 3"]
+    assert [offset for offset, _ in sorted(scene.service.charged)] == [1, 1, 2, 2, 3, 3]
+
+
+async def test_a_partition_lost_during_a_cut_is_not_kept(
+    stage: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = stage(rules(partitions=2))
+    for partition in (0, 1):
+        await scene.take(a_log(count=2 + partition, tenant=TENANTS[partition]), partition)
+    closing, go_on = await _cut_after_the_first(scene, monkeypatch)
+    scene.lose(1)
+    go_on.set()
+    await closing
+    assert scene.done("ack", "commit") == ["ack 2", "commit"]
+    assert [set(table.values) for table in (scene.identities, scene.accounts)] == [{0}] * 2
+
+
 async def test_a_chunk_of_an_earlier_generation_is_passed_over(stage: Callable[..., Scene]) -> None:
     scene = stage()
     scene.generation = 2
