@@ -225,9 +225,12 @@ class LiveAccount:
         return False
 
     def count_units(self, kind: str, units: int, period_start: int) -> None:
-        """Counts units of a kind that the plan includes a quota of, in a period held."""
+        """Counts units of a kind that the plan includes a quota of, in a period held.
+
+        Those of a refund are negative, and may never have been counted, where the quota is newer than the message.
+        """
         period = self.account.period_at(period_start)
-        period.units[kind] = period.units.get(kind, 0) + units
+        period.units[kind] = max(period.units.get(kind, 0) + units, 0)
 
     def _open_ahead(self, at: int, offset: int, outcomes: Outcomes) -> None:
         """Begins the period of a message that occurred, by its gateway's clock, after the time of the log.

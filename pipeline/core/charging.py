@@ -155,7 +155,8 @@ class Charging:
         )
         fact = refund_fact(charge, each.received_at, period_start, self._partition, offset)
         refunded = dict(zip(FACT_COLUMNS, fact, strict=True))
-        if kind in terms.plan.quotas:
+        if kind in terms.plan.quotas and period_start == charged["period_start"]:
+            # A quota includes units of one period: those of a closed one were used in it.
             live.count_units(kind, refunded["quantity"], period_start)
         usage = Usage(
             "refund",

@@ -211,6 +211,39 @@ def test_a_refund_gives_units_of_a_quota_back() -> None:
     assert run(log).account().periods[0].units == {"sms": 0}
 
 
+QUOTED = plan("10", refunded_statuses=FAILURES, quotas={"sms": 5}, late_grace_hours=4)
+
+
+def units(log: Log) -> dict[str, int]:
+    """What the open period has counted of its quotas."""
+    return run(log).account().periods[-1].units
+
+
+def test_a_refund_that_counts_in_a_later_period_takes_nothing_off_its_quota() -> None:
+    log = log_of(QUOTED, "sent", body=LONG)
+    log.now = instant("2026-03-02")
+    log.message(status="failed", occurred_at=NOON)
+    assert units(log) == {}
+    log.message("m2", status="sent", body=LONG)
+    assert units(log) == {"sms": 2}
+
+
+def test_units_of_a_late_message_are_given_back_where_they_were_counted() -> None:
+    log = log_of(QUOTED)
+    log.now = instant("2026-03-02")
+    log.message(status="sent", occurred_at=NOON, body=LONG)
+    assert units(log) == {"sms": 2}
+    log.message(status="failed", occurred_at=NOON, body=None)
+    assert units(log) == {"sms": 0}
+
+
+def test_a_quota_of_a_plan_set_meanwhile_for_the_messages_time_is_not_below_nothing() -> None:
+    log = log_of(plan("10", refunded_statuses=FAILURES), "sent", body=LONG)
+    log.set_plan(QUOTED, effective_at=NOON - 40 * DAY)
+    log.message(status="failed", occurred_at=NOON)
+    assert units(log) == {"sms": 0}
+
+
 def test_a_contradicting_failure_refunds_nothing() -> None:
     log = log_of(None, "sent")
     log.message(status="failed", occurred_at=NOON, to="+4915112345678")
