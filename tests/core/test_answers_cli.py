@@ -8,7 +8,10 @@ import pytest
 from pipeline.cli.answers import show_csv, show_facts, show_table
 
 OBEYED = "\x1b[2J\x9b2J\x00\x07\r\n\t\x7f\x85\u2028\u2029\u202e\u2066\ud83d"
-SHOWN = "␛[2J\u2039U+009B\u203a2J␀␇␍␊␉␡\u2039U+0085\u203a\u2039U+2028\u203a\u2039U+2029\u203a\u2039U+202E\u203a\u2039U+2066\u203a\u2039U+D83D\u203a"
+SHOWN = (
+    "␛[2J\u2039U+009B\u203a2J␀␇␍␊␉␡\u2039U+0085\u203a"
+    "\u2039U+2028\u203a\u2039U+2029\u203a\u2039U+202E\u203a\u2039U+2066\u203a\u2039U+D83D\u203a"
+)
 
 
 def test_no_cell_of_a_table_is_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
