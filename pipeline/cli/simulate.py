@@ -15,6 +15,7 @@ import orjson
 from pipeline.cli.answers import Cell, show_facts, show_table
 from pipeline.cli.traffic import INSTANT
 from pipeline.core.amounts import format_credits
+from pipeline.core.outcomes import FACT_COLUMNS
 from pipeline.core.simulation import Report
 from pipeline.core.simulation import simulate as simulate_log
 from pipeline.data import load_plan, plan_names
@@ -23,6 +24,7 @@ from pipeline.rules import make_rules
 from pipeline.settings import load_settings
 
 _TENANTS_SHOWN = 20
+_MESSAGES = FACT_COLUMNS.index("messages")
 
 
 @click.command()
@@ -59,10 +61,14 @@ def _read(log: str) -> Iterator[LogRecord]:
 
 def _show(report: Report) -> None:
     """Write a summary for a person: tenants, the largest first, and what was refused."""
+    # A refund is a fact of its own, with the message's units taken back and no message.
+    charged = sum(fact[_MESSAGES] for fact in report.facts)
+    refunded = len(report.facts) - charged
     show_facts(
         {
             "records": f"{report.counts.get('received', 0):,}",
-            "messages charged": f"{len(report.facts):,}",
+            "messages charged": f"{charged:,}",
+            **({"refunded": f"{refunded:,}"} if refunded else {}),
             "further statuses": f"{report.counts.get('statuses', 0):,}",
             "duplicates": f"{report.counts.get('duplicates', 0):,}",
             "late": f"{report.counts.get('late', 0):,}",
@@ -105,7 +111,7 @@ def _show_tenants(report: Report) -> None:
     balance = sum(account.balance for account in report.accounts.values())
     uncovered = sum(account.uncovered for account in report.accounts.values())
     total = (
-        f"{len(largest):,} tenants",
+        f"{len(largest):,} {'tenant' if len(largest) == 1 else 'tenants'}",
         messages,
         segments,
         *(format_credits(each) for each in (micros, balance, uncovered)),

@@ -65,6 +65,15 @@ def test_a_person_reads_a_table(run: Run) -> None:
     assert ["plan_missing", "1"] in lines
 
 
+def test_a_refund_is_no_message_charged(run: Run) -> None:
+    terms = {**PLAN, "plan": plan("10", refunded_statuses=["failed"])}
+    text = run([terms, message(), message("m2"), message("m2", status="failed", status_at=NOON + 1)]).stdout
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "messages charged 2" in lines
+    assert "refunded 1" in lines
+    assert "refunded" not in run([PLAN, message()]).stdout
+
+
 def test_a_plan_can_be_given_to_tenants_without_one(run: Run) -> None:
     report = document(run([message("m3", tenant="bolt")], "--plan", "starter", "--json"))
     assert report["accounts"][0]["balance"] == "999"
