@@ -13,7 +13,7 @@ from typing import Any
 import click
 import orjson
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -54,9 +54,13 @@ def show_table(
     rows: Sequence[Sequence[Cell]],
     *,
     amounts: frozenset[str],
+    folded: frozenset[str] = frozenset(),
     total: Sequence[Cell] = (),
 ) -> None:
-    """Write a table; `amounts` names the columns that hold credits, `total` is a last row set apart."""
+    """Write a table; `amounts` names the columns that hold credits, `total` is a last row set apart.
+
+    Where a terminal is too narrow, texts of the columns `folded` go on in the next line; others would be cut.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=bool(total), show_edge=False)
     shown = [[*row] for row in [*rows, *([total] if total else [])]]
     for index, name in enumerate(columns):
@@ -64,7 +68,8 @@ def show_table(
         texts = _amounts(cells) if name in amounts else [_text(cell) for cell in cells]
         is_number = name in amounts or any(isinstance(cell, int) for cell in cells)
         footer = Text(texts.pop(), "bold") if total else ""
-        table.add_column(name, footer=footer, justify="right" if is_number else "left", no_wrap=True)
+        justify: JustifyMethod = "right" if is_number else "left"
+        table.add_column(name, footer=footer, justify=justify, no_wrap=name not in folded, overflow="fold")
         for row, text in zip(shown, texts, strict=False):
             row[index] = text
     for row in shown[: len(rows)]:

@@ -1,8 +1,8 @@
 """`msgmeter messages`: the messages a figure is made of, newest first.
 
 Takes a tenant, dates of its own zone and what to keep to; gives one row per charged message or refund: when, what
-sort, where to, how many segments, what it cost and from which grants, as a table, JSON, CSV or a workbook. Says
-neither numbers nor bodies: a contact is shown by the first digits of its keyed hash, so that one can be told from
+sort, where to, what it cost at which rate and from which grants, as a table, JSON, CSV or a workbook. Says
+neither numbers nor bodies: programs get the first digits of a contact's keyed hash, so that one can be told from
 another. Exits with 1 where the tenant is not known. Never writes to a service, and never asks a worker.
 """
 
@@ -14,7 +14,7 @@ import click
 from clickhouse_connect.driver.client import Client
 
 from pipeline.cli.answers import Cell, show_csv, show_json, show_table
-from pipeline.cli.questions import DATE, account_of, check_order, clock_time, days_before, today
+from pipeline.cli.questions import DATE, FIRST_DATE, account_of, check_order, clock_time, days_before, today
 from pipeline.cli.sending_commands import rfc3339
 from pipeline.cli.spreadsheets import Sheet, check_file, export_options, write_workbook
 from pipeline.cli.wording import grant_words
@@ -39,6 +39,7 @@ _AMOUNTS = frozenset({"rate", "credits"})
 @click.option("--list", "list_name", help='Only those of this list; "" for those of none.')
 @click.option("--campaign", help='Only those of this campaign; "" for those of none.')
 @click.option("--category", help='Only those of this category; "" for those of none.')
+@click.option("--id", "message_id", help="The message of this id, of any date unless --from says.")
 @click.option(
     "--limit", type=click.IntRange(1, _MOST), help="At most so many; 50 in a table, 1 000 as JSON, else all."
 )
@@ -61,7 +62,8 @@ def messages(
     client = connect(load_settings().clickhouse)
     account = account_of(client, tenant)
     last_date = last or max(today(account.zone), first or date.min)
-    first_date = first or days_before(last_date, _DEFAULT_DAYS)
+    is_of_any_date = kept["message_id"] is not None
+    first_date = first or (FIRST_DATE if is_of_any_date else days_before(last_date, _DEFAULT_DAYS))
     edges = bounds("day", first_date, last_date, account.zone)
     most = limit or _DEFAULT_LIMIT.get(output, _MOST)
     found = _stored(client, tenant, edges, most, kept)
@@ -81,7 +83,7 @@ def _stored(
     client: Client, tenant: str, edges: list[int], limit: int, kept: dict[str, str | None]
 ) -> Iterator[StoredMessage]:
     """The messages newest first; many of them a day at a time, so that a year needs no more memory than a day."""
-    if limit <= _AT_ONCE:
+    if limit <= _AT_ONCE or kept["message_id"] is not None:
         edges = [edges[0], edges[-1]]
     for starts_at, ends_at in zip(reversed(edges[:-1]), reversed(edges[1:]), strict=True):
         if limit <= 0:
@@ -96,9 +98,9 @@ def _show(found: list[StoredMessage], zone: str, most: int, between: str) -> Non
         click.echo(f"no messages between {between}")
         return
     click.echo(f"times of {zone}\n")
-    columns = ("time", "message", "status", "segments", "credits", "grant", "contact")
+    columns = ("time", "message", "status", "units x rate", "credits", "grant", "id")
     rows = [_readable(each, zone) for each in found]
-    show_table(columns, rows, amounts=frozenset({"credits"}))
+    show_table(columns, rows, amounts=frozenset({"credits"}), folded=frozenset({"grant", "id"}))
     if len(found) == most:
         click.echo(f"\nthe newest {most:,}; --limit shows more, and --output csv or xlsx all of them")
 
@@ -110,25 +112,25 @@ def _readable(each: StoredMessage, zone: str) -> tuple[Cell, ...]:
         clock_time(each.occurred_at, zone),
         _sort(each),
         each.status if each.messages else "refund",
-        each.segments,
+        f"{each.quantity:,} x {format_credits(each.rate_micros)}",
         format_credits(each.credits_micros),
         burned[0] if len(burned) == 1 else f"{len(burned)} grants" if burned else "",
-        _contact(each),
+        each.message_id,
     )
 
 
 def _sort(each: StoredMessage) -> str:
-    """What sort of message it is: "sms to US", "email sent"."""
+    """What sort of message it is: "sms to US", "email sent"; "sms to ?" where the number is of no country."""
     is_inbound = each.direction == "inbound"
-    if not each.country:
+    if each.kind == "email":
         return f"{each.kind} {'received' if is_inbound else 'sent'}"
-    return f"{each.kind} {'from' if is_inbound else 'to'} {each.country}"
+    return f"{each.kind} {'from' if is_inbound else 'to'} {each.country or '?'}"
 
 
 _COLUMNS = (
     "occurred_at", "message", "source", "kind", "direction", "country", "status", "category", "list", "campaign",
-    "member", "inbox", "contact", "encoding", "messages", "segments", "quantity", "rate", "credits", "grants",
-    "counted_late",
+    "member", "inbox", "contact", "encoding", "messages", "segments", "quantity", "rate", "rate_version",
+    "credits", "grants", "counted_late",
 )  # fmt: skip
 
 
@@ -153,6 +155,7 @@ def _cells(each: StoredMessage) -> tuple[Cell, ...]:
         each.segments,
         each.quantity,
         format_credits(each.rate_micros),
+        each.rate_version,
         format_credits(each.credits_micros),
         _grants(each.grants.items()),
         "yes" if each.period_starts_at > each.occurred_at else "",

@@ -125,6 +125,8 @@ class StoredMessage(NamedTuple):
     segments: int
     quantity: int
     rate_micros: int
+    rate_version: str
+    """The rate card and version it was rated by, with "+tenant" where a rate of the plan's own decided."""
     credits_micros: int
     grants: Mapping[str, int]
     """Micro-credits by the grant that was burned; under "" what no grant covered."""
@@ -233,10 +235,12 @@ def messages_of_tenant(
     list_name: str | None = None,
     campaign: str | None = None,
     category: str | None = None,
+    message_id: str | None = None,
 ) -> list[StoredMessage]:
     """Return messages that occurred in `[starts_at, ends_at)`, newest first, at most `limit`.
 
-    Only those of the list, campaign and category given; "" means those without one, None means all.
+    Only those of the list, campaign and category given; "" means those without one, None means all. A message's
+    id finds its refund too, and the messages of other sources that have the same.
     """
     parameters = {
         "tenant": tenant,
@@ -246,6 +250,7 @@ def messages_of_tenant(
         "list": [] if list_name is None else [list_name],
         "campaign": [] if campaign is None else [campaign],
         "category": [] if category is None else [category],
+        "message_id": [] if message_id is None else [message_id],
     }
     return [StoredMessage(*row) for row in run_query(client, "messages_of_tenant", parameters)]
 

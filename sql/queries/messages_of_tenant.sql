@@ -1,6 +1,6 @@
 -- A tenant's messages and refunds that occurred in [starts_at, ends_at), newest first: what a figure is made of.
 -- Parameters: tenant; starts_at, ends_at: milliseconds since 1970, as every instant here; limit;
---   list, campaign, category: arrays of one value to keep to, or empty for all.
+--   list, campaign, category, message_id: arrays of one value to keep to, or empty for all.
 SELECT
     message_id,
     source,
@@ -20,6 +20,7 @@ SELECT
     segments,
     quantity,
     rate_micros,
+    rate_version,
     credits_micros,
     grants,
     counterparty_hash
@@ -30,6 +31,7 @@ WHERE tenant = {tenant:String}
   AND (empty({list:Array(String)}) OR list IN {list:Array(String)})
   AND (empty({campaign:Array(String)}) OR campaign IN {campaign:Array(String)})
   AND (empty({category:Array(String)}) OR category IN {category:Array(String)})
+  AND (empty({message_id:Array(String)}) OR fact.message_id IN {message_id:Array(String)})
 ORDER BY fact.occurred_at DESC, message_key
 LIMIT {limit:UInt32}
 SETTINGS do_not_merge_across_partitions_select_final = 1

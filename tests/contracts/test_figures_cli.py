@@ -14,6 +14,7 @@ from clickhouse_rows import columns_of
 from stored_worker import fold_and_store
 
 from pipeline.cli import main, spreadsheets
+from pipeline.cli.answers import show_table
 from pipeline.cli.spreadsheets import Sheet, write_workbook
 from pipeline.clickhouse.client import connect, insert
 from pipeline.clickhouse.migrate import apply_migrations
@@ -307,6 +308,36 @@ def test_messages_can_be_kept_to_a_list_a_campaign_or_a_category(ask: Ask, store
     assert ids("--list", "", "--category", "messaging") == {"m1"}
     assert ids("--limit", "1") == {"in"}
     assert ids("--from", "2026-05-02", "--to", "2026-05-02") == {f"m{number}" for number in range(5)}
+
+
+def test_a_message_is_asked_for_by_its_id_whenever_it_was(ask: Ask, store: Store) -> None:
+    store(sender())
+    for form in ("json", "csv"):
+        answer = ask("messages", "a", "--id", "m1", "--to", "2030-01-01", "--output", form)
+        assert answer.stdout.count("m1") == 1
+        assert "m2" not in answer.stdout
+    assert "no messages" in ask("messages", "a", "--id", "m1", "--from", "2026-05-03").stdout
+
+
+def test_a_row_says_what_made_its_credits(ask: Ask, store: Store) -> None:
+    """25 recipients at a rate of the plan's own; a number of no country is none of a country we left out."""
+    log = tenant("a")
+    log.message("mail-1", kind="email", to=MAIL, body=None, recipients=25)
+    log.message("call-1", to="+999123456")
+    store(log)
+    lines = [line.split() for line in ask("messages", "a", *IN_MAY).stdout.splitlines()]
+    assert ["email", "sent", "sent", "25", "x", "0.1", "2.5", "allowance", "2026-05-01", "mail-1"] in [
+        line[2:] for line in lines
+    ]
+    assert any(line[2:5] == ["sms", "to", "?"] and line[-1] == "call-1" for line in lines)
+    rows = told(ask("messages", "a", *IN_MAY, "--output", "json"))["messages"]
+    assert {row["rate_version"] for row in rows} == {"standard@2026-01-01+tenant"}
+
+
+def test_a_long_id_is_whole_in_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table(("id", "note"), [("i" * 190, "n" * 30)], amounts=frozenset(), folded=frozenset({"id"}))
+    text = capsys.readouterr().out
+    assert (text.count("i"), "n" * 30 in text) == (191, True)
 
 
 def test_a_limit_holds_over_days_and_a_table_says_that_there_is_more(ask: Ask, store: Store) -> None:
