@@ -2,8 +2,8 @@
 
 Takes messages by number, country and kind, or a body and recipients; gives how many of them are allowed, in the order
 in which they would be sent, what those cost, what would remain, and which alerts would fire. Burns nothing; on
-request it holds the cost, as far as the campaign does not hold it already. The answer is about the account as the
-log has it; what is sent afterwards without asking is metered all the same.
+request it holds the cost until an instant: what the campaign holds already then ends no earlier. The answer is about
+the account as the log has it; what is sent afterwards without asking is metered all the same.
 
 What limits a sending: a list's share and the plan's quotas, always; under a hard stop also the credits that are
 available, the campaign's own reservations included; and a trial that has ended allows nothing. Quotas hold under
@@ -22,8 +22,9 @@ from pipeline.core.instructions import Authorise
 from pipeline.core.numbering import locate
 from pipeline.core.rating import quantity
 from pipeline.core.refusals import Refusal
+from pipeline.core.reservations import held_for
 from pipeline.core.segments import MAX_SEGMENTS, measure
-from pipeline.core.share_commands import hold
+from pipeline.core.share_commands import hold_for_campaign
 from pipeline.core.terms import Terms
 from pipeline.core.thresholds import crossed
 from pipeline.core.windows import days_after
@@ -62,7 +63,7 @@ def authorise(command: Authorise, call: Call) -> Refusal | Details:
     if not requested:
         return Refusal.FIELD_MISSING
     allowed = _allowed(sorts, command, call.account, terms)
-    held = _held_for(command.campaign, call.account)
+    held = held_for(call.account, command.campaign)
     details: Details = {
         "decision": "allow" if allowed.number == requested else "partial" if allowed.number else "refuse",
         "reason": allowed.reason or None,
@@ -74,11 +75,11 @@ def authorise(command: Authorise, call: Call) -> Refusal | Details:
         "remaining": format_credits(call.account.available + min(held, allowed.cost) - allowed.cost),
         "alerts": _alerts(call.account, terms, allowed.cost),
     }
-    missing = allowed.cost - held
-    if command.reserve_until is not None and missing > 0:
-        made = hold(missing, milliseconds(command.reserve_until), command.campaign, command.list, call)
-        return made if isinstance(made, Refusal) else details | made
-    return details
+    if command.reserve_until is None:
+        return details
+    until = milliseconds(command.reserve_until)
+    made = hold_for_campaign(allowed.cost, until, command.campaign, command.list, call)
+    return made if isinstance(made, Refusal) else details | made
 
 
 def _segments(command: Authorise, terms: Terms) -> int:
@@ -108,7 +109,7 @@ def _allowed(sorts: list[_Sort], command: Authorise, account: Account, terms: Te
     is_hard = terms.plan.overage == "hard_stop"
     funds, short = NO_LIMIT, "credits_insufficient"
     if is_hard:
-        funds = account.available + _held_for(command.campaign, account)
+        funds = account.available + held_for(account, command.campaign)
     share = bound(account, command.list, command.campaign, may_owe=not is_hard)
     if share is not None and share < funds:
         funds, short = share, "list_exhausted"
@@ -128,11 +129,6 @@ def _allowed(sorts: list[_Sort], command: Authorise, account: Account, terms: Te
         if reason:
             return _Allowed(count, cost, reason)
     return _Allowed(count, cost, "")
-
-
-def _held_for(campaign: str, account: Account) -> int:
-    """What reservations hold for a campaign already."""
-    return sum(each.left for each in account.reservations.values() if each.campaign == campaign != "")
 
 
 def _has_ended(terms: Terms, now: int) -> bool:

@@ -1,7 +1,8 @@
 """Credits held for what is scheduled: taken from what is available, not from the balance.
 
 A reservation is made by a command, settled by the charges of its campaign's messages, committed or released by
-commands, and ends by itself. Nothing of it is an entry: no credit moves before a message burns it.
+commands, lasts longer where the campaign asks for that, and ends by itself. Nothing of it is an entry: no credit
+moves before a message burns it.
 
 Invariants: what is held never falls below zero, and where the plan does not let the balance go below zero, all
 that is held is never more than the credits there are, less what is owed, and with what is owed to the account: it is
@@ -26,6 +27,34 @@ def settle_campaign(account: Account, campaign: str, amount: int) -> None:
                 spent.append(reservation_id)
     for reservation_id in spent:
         del account.reservations[reservation_id]
+
+
+def held_for(account: Account, campaign: str) -> int:
+    """What reservations hold for a campaign."""
+    return sum(reservation.left for reservation in _of(account, campaign))
+
+
+def extend_reservations(account: Account, campaign: str, amount: int, until: int) -> int:
+    """Lets `amount` of what a campaign holds end no earlier than `until`; returns how many reservations it changed.
+
+    Those are as many as it takes besides the ones that last as long already, the oldest first, because messages
+    settle those first.
+    """
+    lasting = sum(each.left for each in _of(account, campaign) if each.expires_at >= until)
+    count = 0
+    for reservation in _of(account, campaign):
+        if lasting >= amount:
+            break
+        if reservation.expires_at < until:
+            reservation.expires_at = until
+            lasting += reservation.left
+            count += 1
+    return count
+
+
+def _of(account: Account, campaign: str) -> list[Reservation]:
+    """A campaign's reservations, the oldest first; none where there is no campaign."""
+    return [each for each in account.reservations.values() if each.campaign == campaign != ""]
 
 
 def expire_reservations(account: Account) -> None:

@@ -12,7 +12,7 @@ from pipeline.core.calls import Call, Details, amount_above_zero
 from pipeline.core.fields import milliseconds
 from pipeline.core.instructions import Allocate, CommitReservation, ReleaseReservation, Reserve
 from pipeline.core.refusals import Refusal
-from pipeline.core.reservations import release
+from pipeline.core.reservations import extend_reservations, held_for, release
 
 
 def allocate(command: Allocate, call: Call) -> Refusal | Details:
@@ -70,6 +70,21 @@ def hold(amount: int, expires_at: int, campaign: str, listed: str, call: Call) -
     call.live.changed()
     call.live.reconsider(call.offset, call.outcomes)
     return {"reservation": call.id, "available": format_credits(account.available)}
+
+
+def hold_for_campaign(cost: int, until: int, campaign: str, listed: str, call: Call) -> Refusal | Details:
+    """Holds a cost until an instant: what the campaign holds already as long as that, and the rest anew."""
+    if not call.at < until < LATEST_AT:
+        return Refusal.EXPIRY_INVALID
+    missing = cost - held_for(call.account, campaign)
+    made = hold(missing, until, campaign, listed, call) if missing > 0 else {}
+    if isinstance(made, Refusal):
+        return made
+    extended = extend_reservations(call.account, campaign, cost, until)
+    if not extended:
+        return made
+    call.live.changed()
+    return made | {"extended": extended}
 
 
 def commit_reservation(command: CommitReservation, call: Call) -> Refusal | Details:

@@ -154,7 +154,8 @@ def every_command() -> Log:
     log.command("mark_contacts", contacts=["+14155550100"], state="active")
     log.command("set_organization", organization="ward")
     sending = {"count": 5, "country": "US"}
-    log.command("authorise", sendings=[sending], reserve_until=log.now + HOUR)
+    for hours in (1, 2):
+        log.command("authorise", sendings=[sending], campaign="may", reserve_until=log.now + hours * HOUR)
     log.command("authorise", body="hello", recipients=["+14155550100"])
     log.messages(1000)
     log.command("confirm_recharge", recharge="recharge-1")

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.account import MAX_RESERVATIONS
 from pipeline.core.refusals import Refusal
-from tests.builders import DAY, NOON, Log, Worker, instant, plan, run
+from tests.builders import DAY, HOUR, NOON, Log, Worker, instant, plan, run
 
 RATES = [
     {"kind": "sms", "country": "US", "credits": "1", "per": "segment"},
@@ -238,3 +239,66 @@ def test_a_campaign_that_holds_some_already_may_hold_no_more_than_there_is() -> 
     log.command("reserve", credits="30", expires_at=NOON + DAY, campaign="spring")
     answered(log, sending(100), campaign="spring", reserve_until=NOON + DAY)
     assert sum(held(run(log))) == 100
+
+
+def ends(worker: Worker) -> dict[str, int]:
+    """In hours from noon, when each reservation ends."""
+    return {name: (each.expires_at - NOON) // HOUR for name, each in worker.account().reservations.items()}
+
+
+def holding(*holds: tuple[str, str, int]) -> Log:
+    """A campaign with reservations: id, credits and the hours they last."""
+    log = log_of()
+    for name, amount, hours in holds:
+        log.command("reserve", name, credits=amount, expires_at=NOON + hours * HOUR, campaign="spring")
+    log.command("reserve", "other", credits="5", expires_at=NOON + 30 * DAY, campaign="summer")
+    return log
+
+
+@pytest.mark.parametrize(
+    ("holds", "count", "extended", "expected"),
+    [
+        ([("a", "80", 1)], 70, 1, {"a": 48}),
+        ([("a", "80", 1)], 90, 1, {"a": 48, "ask": 48}),
+        # As many as it takes, the oldest first, because those are settled first.
+        ([("a", "40", 1), ("b", "40", 2)], 30, 1, {"a": 48, "b": 2}),
+        ([("a", "40", 1), ("b", "40", 2)], 41, 2, {"a": 48, "b": 48}),
+        # What is held as long as that already is not held twice as long.
+        ([("a", "40", 1), ("b", "40", 48)], 40, None, {"a": 1, "b": 48}),
+        ([("a", "40", 1), ("b", "40", 72)], 41, 1, {"a": 48, "b": 72}),
+    ],
+)
+def test_what_is_held_already_is_held_as_long_as_asked(
+    holds: list[tuple[str, str, int]], count: int, extended: int | None, expected: dict[str, int]
+) -> None:
+    log = holding(*holds)
+    record = log.command(
+        "authorise", "ask", sendings=[sending(count)], campaign="spring", reserve_until=NOON + 2 * DAY
+    )
+    worker = run(log)
+    assert worker.effects.results[record.offset]["details"].get("extended") == extended
+    assert ends(worker) == {**expected, "other": 30 * 24}
+    log.tick(NOON + 47 * HOUR)
+    assert sum(held(run(log))) >= count
+
+
+@pytest.mark.parametrize(
+    ("reserve_until", "count"), [(NOON, 10), (NOON, 95), ("2100-01-01T00:00:00Z", 10), (NOON, 0)]
+)
+def test_nothing_is_held_until_an_instant_that_is_past_or_too_far(reserve_until: Any, count: int) -> None:
+    log = holding(("a", "20", 1))
+    what = sending(count) if count else sending(1, "email")
+    record = log.command("authorise", sendings=[what], campaign="spring", reserve_until=reserve_until)
+    worker = run(log)
+    assert worker.effects.results[record.offset]["reason"] == Refusal.EXPIRY_INVALID
+    assert ends(worker) == {"a": 1, "other": 30 * 24}
+
+
+def test_an_extension_is_refused_with_what_it_would_go_with() -> None:
+    log = holding(("a", "20", 1))
+    for number in range(MAX_RESERVATIONS - 2):
+        log.command("reserve", f"r{number}", credits="0.01", expires_at=NOON + 30 * DAY)
+    record = log.command("authorise", sendings=[sending(30)], campaign="spring", reserve_until=NOON + 2 * DAY)
+    worker = run(log)
+    assert worker.effects.results[record.offset]["reason"] == Refusal.ACCOUNT_FULL
+    assert ends(worker)["a"] == 1
