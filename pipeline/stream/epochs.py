@@ -49,7 +49,7 @@ from pipeline.core.refunds import StoredMessage
 from pipeline.core.rules import Rules
 from pipeline.settings import Settings
 from pipeline.stream import storing
-from pipeline.stream.figures import observe_epoch, observe_results
+from pipeline.stream.figures import observe_epoch, observe_results, tell_unstorable
 from pipeline.stream.partitions import ChunkEvent, OwnedPartition, Tables
 from pipeline.stream.pieces import leave_room, snapshots_by_partition
 from pipeline.stream.publishing import answers, publications, publish
@@ -398,7 +398,4 @@ class Meter:
             unstorable = await self._until_stored(
                 lambda: storing.insert_rows(self._clickhouse(), table, columns, token)
             )
-            for tenant, count in unstorable.items():
-                # The account itself is right, and goes on; what is shown of it is not, until such a row is taken.
-                _log.error("%d rows of tenant %r do not fit %s and are not stored", count, tenant, table.name)
-                metrics.ROWS_UNSTORABLE.labels(table.name).inc(count)
+            tell_unstorable(table.name, unstorable)

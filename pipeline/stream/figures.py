@@ -1,9 +1,10 @@
-"""What the epochs of a worker say to its metrics.
+"""What the epochs of a worker say to its metrics, and of rows that are not stored to its log.
 
-Takes outcomes and the partitions owned; changes metrics and nothing else. `read_state` runs in the metrics
+Takes outcomes and the partitions owned; changes metrics, logs, and nothing else. `read_state` runs in the metrics
 server's thread while the event loop goes on, so it only reads single numbers of things it has listed first.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -11,6 +12,8 @@ from pipeline import metrics
 from pipeline.core.identity import NEVER_AT
 from pipeline.core.outcomes import FACT_COLUMNS, Document, Outcomes
 from pipeline.stream.partitions import OwnedPartition
+
+_log = logging.getLogger(__name__)
 
 _RECEIVED, _MESSAGES, _CREDITS = (
     FACT_COLUMNS.index(name) for name in ("received_at", "messages", "credits_micros")
@@ -60,6 +63,16 @@ def _count(outcomes: Outcomes) -> None:
         metrics.REFUSED.labels(refusal["reason"]).inc()
     for alert in outcomes.alerts:
         metrics.ALERTS.labels(alert["level"]).inc()
+
+
+def tell_unstorable(table: str, count_by_tenant: Mapping[str, int]) -> None:
+    """Counts and logs rows that ClickHouse does not take.
+
+    The account itself is right, and goes on; what is shown of it is not, until such a row is taken.
+    """
+    for tenant, count in count_by_tenant.items():
+        _log.error("%d rows of tenant %r do not fit %s and are not stored", count, tenant, table)
+        metrics.ROWS_UNSTORABLE.labels(table).inc(count)
 
 
 def read_state(
