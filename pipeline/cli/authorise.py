@@ -118,6 +118,9 @@ def _show_answer(answer: Answer, list_name: str, reserve_until: int | None) -> N
     facts["alerts"] = ", ".join(f"{level} %" for level in said["alerts"]) or "none would fire"
     if "reservation" in said and reserve_until is not None:
         facts["reserved"] = f"until {rfc3339(reserve_until)} as {said['reservation']}"
+    if "extended" in said and reserve_until is not None:
+        what = "1 reservation" if said["extended"] == 1 else f"{said['extended']:,} reservations"
+        facts["extended"] = f"{what} of the campaign, until {rfc3339(reserve_until)}"
     show_facts(facts)
 
 

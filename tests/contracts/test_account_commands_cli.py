@@ -365,6 +365,7 @@ def test_recipients_may_come_from_a_file(settings: Settings, run: Run, tmp_path:
 ANSWER = {
     "decision": "partial", "reason": "credits_insufficient", "requested": 5000, "allowed": 4500, "segments": 1,
     "cost": "4500", "cost_requested": "5000", "remaining": "0", "alerts": [80, 95], "reservation": "a-1",
+    "extended": 2,
 }  # fmt: skip
 
 
@@ -382,6 +383,7 @@ def test_an_answer_says_what_a_person_composing_wants_to_know(settings: Settings
         "would remain  0",
         "alerts        80 %, 95 %",
         "reserved      until 2029-12-31T21:00:00.000Z as a-1",
+        "extended      2 reservations of the campaign, until 2029-12-31T21:00:00.000Z",
     ]
 
 
