@@ -377,8 +377,7 @@ class Meter:
 
     async def _write(self, partition: int, changes: StateChanges) -> None:
         """Step 4: what accounts lean on first."""
-        applied = changes.applied_offset + 1
-        tables = self._tables
+        applied, tables = changes.applied_offset + 1, self._tables
         await asyncio.gather(
             tables.identities.write(partition, changes.identities, applied_offset=applied),
             tables.windows.write(partition, changes.windows, applied_offset=applied),
