@@ -144,6 +144,15 @@ def test_what_a_campaign_holds_pays_for_it_before_anything_else_does(count: int,
     assert answered(log, sending(10))["remaining"] == "10"
 
 
+@pytest.mark.parametrize(("listed", "most"), [("north", 20), ("", 80)])
+def test_what_a_campaign_holds_is_for_it_also_within_shares(listed: str, most: int) -> None:
+    log = log_of()
+    log.command("allocate", list="north", credits="20")
+    log.command("reserve", credits="15", expires_at=NOON + DAY, campaign="spring", list=listed)
+    assert answered(log, sending(100), list=listed, campaign="spring")["allowed"] == most
+    assert answered(log, sending(100), list=listed, campaign="summer")["allowed"] == most - 15
+
+
 @pytest.mark.parametrize(
     ("listed", "expected"),
     [
@@ -266,6 +275,7 @@ def holding(*holds: tuple[str, str, int]) -> Log:
         # What is held as long as that already is not held twice as long.
         ([("a", "40", 1), ("b", "40", 48)], 40, None, {"a": 1, "b": 48}),
         ([("a", "40", 1), ("b", "40", 72)], 41, 1, {"a": 48, "b": 72}),
+        ([("a", "40", 72), ("b", "40", 1)], 41, 1, {"a": 72, "b": 48}),
     ],
 )
 def test_what_is_held_already_is_held_as_long_as_asked(
