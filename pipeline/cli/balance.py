@@ -34,6 +34,8 @@ from pipeline.settings import load_settings
 _SUMMED = ("limit", "used", "balance", "available", "reserved", "unassigned", "uncovered")
 _SHOWN = ("limit", "used", "balance", "available", "reserved", "uncovered")
 """Of these, what fits beside the tenants' names."""
+_FOLDED = frozenset({"list", "reservation", "campaign", "grant"})
+"""Names that others give, as long as they like."""
 
 
 @click.command()
@@ -91,19 +93,23 @@ def _show(account: AccountSnapshot, document: Document) -> None:
     show_facts(described(account, document))
     # What has lapsed is no balance, though late messages of its time still burn it.
     grants = [each for each in document["grants"] if not each["is_expired"]]
-    has_cost = any(each["currency"] for each in grants)
+    extra = {
+        "starts": any(each["starts"] > document["as_of"] for each in grants),
+        "cost": any(each["currency"] for each in grants),
+    }
     tables: tuple[tuple[list[dict[str, Any]], frozenset[str]], ...] = (
         (document["lists"], frozenset({"limit", "spent", "left"})),
         (document["reservations"], frozenset({"amount", "held"})),
         (
-            [_readable(grant, account.zone, has_cost=has_cost) for grant in grants],
+            [_readable(grant, account.zone, extra) for grant in grants],
             frozenset({"amount", "remaining"}),
         ),
     )
     for rows, amounts in tables:
         if rows:
             click.echo()
-            show_table(tuple(rows[0]), [tuple(row.values()) for row in rows], amounts=amounts)
+            shown = [tuple(row.values()) for row in rows]
+            show_table(tuple(rows[0]), shown, amounts=amounts, folded=_FOLDED)
 
 
 def _list(name: str, share: Any) -> dict[str, str]:  # noqa: ANN401 - a ListDetails
@@ -142,19 +148,20 @@ def _grant(grant: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _readable(grant: dict[str, Any], zone: str, *, has_cost: bool) -> dict[str, Any]:
-    """A grant for people: by its name, and with the kind it has become."""
+def _readable(grant: dict[str, Any], zone: str, extra: dict[str, bool]) -> dict[str, Any]:
+    """A grant for people: by its name, and with the kind it has become; `extra` are columns that may say nothing."""
     name = grant_words(grant["id"], zone)
     name = name if name.startswith(grant["kind"]) else f"{name} ({grant['kind']})"
     cost = money_words(grant["cost"], grant["currency"]) if grant["currency"] else ""
-    return {
+    row = {
         "grant": name,
         "amount": grant["amount"],
         "remaining": grant["remaining"],
         "starts": grant["starts"],
         "expires": grant["expires"] or "never",
-        **({"cost": cost} if has_cost else {}),
+        "cost": cost,
     }
+    return {column: cell for column, cell in row.items() if extra.get(column, True)}
 
 
 def _show_organization(organization: str, accounts: list[AccountSnapshot], output: str) -> None:
@@ -179,7 +186,7 @@ def _show_organization(organization: str, accounts: list[AccountSnapshot], outpu
         shown = ("tenant", *_SHOWN)
         cells = [tuple(row[name] for name in shown) for row in rows]
         foot = ("total", *(total[name] for name in _SHOWN))
-        show_table(shown, cells, amounts=frozenset(_SUMMED), total=foot)
+        show_table(shown, cells, amounts=frozenset(_SUMMED), folded=frozenset({"tenant"}), total=foot)
         if owed:
             click.echo(f"\ndue: {', '.join(money_words(amount, each) for each, amount in owed.items())}")
 

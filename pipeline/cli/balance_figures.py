@@ -21,6 +21,12 @@ from pipeline.data import catalogue_names, load_catalogue
 Document = dict[str, Any]
 
 _PACKAGES_SHOWN = 2
+_BEYOND_GRANTS = {
+    "hard_stop": "hard stop: nothing more is authorised",
+    "negative": "negative: authorised all the same, and owed",
+    "arrears": "arrears: authorised all the same, and billed when the period closes",
+}
+"""What becomes of usage that no grant covers, by the plan's policy."""
 
 
 def figures(account: AccountSnapshot, details: AccountDetails, contacts: ContactCounts | None) -> Document:
@@ -64,13 +70,13 @@ def figures(account: AccountSnapshot, details: AccountDetails, contacts: Contact
 
 
 def contacts_document(contacts: ContactCounts, licensed: int) -> Document:
-    """How many contacts a plan licenses, how many count, and how many more may."""
+    """How many contacts a plan licenses, how many count, and how many more may; none where it licenses none."""
     return {
         "licensed": licensed,
         "active": contacts.active,
         "inactive": contacts.inactive,
         "removed": contacts.removed,
-        "available": contacts.available(licensed),
+        "available": contacts.available(licensed) if licensed else None,
     }
 
 
@@ -109,6 +115,7 @@ def _recharge(its: RechargeDetails | None) -> Document | None:
         "in_flight": its.in_flight or None,
         "charge": _money(its.due_money_micros + its.top_up_money_micros) if its.in_flight else None,
         "declined": its.declined_count,
+        "next_at": rfc3339(its.next_at) if its.next_at else None,
     }
 
 
@@ -132,7 +139,9 @@ def described(account: AccountSnapshot, its: Document) -> dict[str, str]:
         "next expiry": _expiry_line(its["next_expiry"]),
         "uncovered": grouped(its["uncovered"]),
         "due": money_words(its["due"], its["currency"]) if its["due"] else None,
+        "beyond grants": _BEYOND_GRANTS.get(its["overage"]),
         "prices": _prices(its),
+        "packages": _package_prices(its["packages"]),
         "recharge": _recharge_line(its),
         **{
             kind: f"{quota['used']:,} of {quota['included']:,} used in the period, {quota['left']:,} available"
@@ -172,25 +181,24 @@ def _expiry_line(its: Document | None) -> str | None:
 
 
 def _prices(its: Document) -> str | None:
-    """What a credit costs in each of the ways to come by one, side by side."""
+    """What a credit costs in the plan and beyond all grants, side by side."""
     prices = []
     if its["credit_value"]:
         prices.append(f"{money_words(its['credit_value'], its['currency'])} per credit of the plan")
-    prices += _package_prices(its["packages"])
     if its["overage_price"]:
-        prices.append(f"{money_words(its['overage_price'], its['currency'])} per credit beyond")
+        prices.append(f"{money_words(its['overage_price'], its['currency'])} per uncovered credit")
     return "; ".join(prices) or None
 
 
-def _package_prices(packages: list[Document]) -> list[str]:
+def _package_prices(packages: list[Document]) -> str:
     """What packages cost; of more than fit into a line, the first and the last, which is the largest."""
     if len(packages) > _PACKAGES_SHOWN:
         first, last = packages[0], packages[-1]
         prices = f"{money_words(first['price'], '')} to {money_words(last['price'], last['currency'])}"
-        return [f"{grouped(first['credits'])} to {grouped(last['credits'])} for {prices}"]
-    return [
+        return f"{grouped(first['credits'])} to {grouped(last['credits'])} for {prices}"
+    return "; ".join(
         f"{grouped(each['credits'])} for {money_words(each['price'], each['currency'])}" for each in packages
-    ]
+    )
 
 
 def _recharge_line(its: Document) -> str | None:
@@ -202,4 +210,7 @@ def _recharge_line(its: Document) -> str | None:
         return f"{recharge['in_flight']} for {charge} waits for its payment"
     declined = f", declined {recharge['declined']} times" if recharge["declined"] else ""
     offer = f"{grouped(recharge['credits'])} for {money_words(recharge['price'], currency)}"
-    return f"{offer}, when less than {grouped(recharge['below'])} is available{declined}"
+    # A delay, a cool-down, a back-off or the day's cap, whichever ends last.
+    next_at = recharge["next_at"] or ""
+    waits = f", not before {next_at}" if next_at > its["as_of"] else ""
+    return f"{offer}, when less than {grouped(recharge['below'])} is available{waits}{declined}"

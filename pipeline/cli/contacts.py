@@ -40,14 +40,17 @@ def contacts(tenant: str, at: int | None, output: str) -> None:
     elif output == "csv":
         show_csv(tuple(document), [tuple(document.values())])
     else:
+        room = {"available": f"{counted['available']:,}"} if plan.licensed_contacts else {}
         show_facts(
             {
                 "tenant": tenant,
-                "licensed": f"{counted['licensed']:,} in the plan",
+                "licensed": f"{counted['licensed']:,} in the plan"
+                if room
+                else "this plan licenses no contacts",
                 "active": f"{counted['active']:,} count, for {days} days after the last message",
                 "inactive": f"{counted['inactive']:,} of them are marked inactive",
                 "removed": f"{counted['removed']:,} of them are marked removed",
-                "available": f"{counted['available']:,}",
+                **room,
                 "at": document["at"],
             }
         )

@@ -8,6 +8,7 @@ import click
 
 from pipeline.cli.answers import Cell, grouped, show_json, show_table
 from pipeline.cli.traffic import now
+from pipeline.cli.wording import money_words
 from pipeline.clickhouse.client import connect
 from pipeline.clickhouse.queries import AccountSnapshot, account_of_tenant
 from pipeline.core.account_details import decode_details
@@ -37,13 +38,20 @@ def list_packages(name: str | None, as_json: bool) -> None:
     if as_json:
         show_json({"catalogues": [_document(each) for each in catalogues]})
         return
-    columns = ("catalogue", "package", "name", "credits", "price", "currency", "valid")
+    columns = ("catalogue", "package", "name", "credits", "price", "valid")
     rows: list[tuple[Cell, ...]] = [
-        (offered.id, each.id, each.name, each.credits, each.price, offered.currency, _validity(each))
+        (
+            offered.id,
+            each.id,
+            each.name,
+            each.credits,
+            money_words(each.price, offered.currency),
+            _validity(each),
+        )
         for offered in catalogues
         for each in offered.packages
     ]
-    show_table(columns, rows, amounts=frozenset({"credits", "price"}))
+    show_table(columns, rows, amounts=frozenset({"credits"}), folded=frozenset({"name", "valid"}))
 
 
 @packages.command("reach")
@@ -114,7 +122,7 @@ def find_package(package_id: str, catalogue: str) -> tuple[Catalogue, Package]:
 
 def catalogue_of_tenant(tenant: str) -> str:
     """Name the catalogue that is offered to a tenant; ends the command where its plan names none."""
-    account = _account(tenant)
+    account = _account(tenant, "--catalogue, such as --catalogue blocks")
     catalogue = decode_details(account.details).plan.catalogue
     if not catalogue:
         raise click.UsageError(f"Plan {account.plan!r} of {tenant} names no catalogue: give --catalogue")
@@ -123,7 +131,7 @@ def catalogue_of_tenant(tenant: str) -> str:
 
 def _plan_of_tenant(tenant: str) -> Plan:
     """The preset that the tenant's plan is named after; ends the command where there is none."""
-    name = _account(tenant).plan
+    name = _account(tenant, "--plan").plan
     if name not in plan_names():
         presets = ", ".join(plan_names())
         raise click.UsageError(
@@ -132,13 +140,14 @@ def _plan_of_tenant(tenant: str) -> Plan:
     return load_plan(name)
 
 
-def _account(tenant: str) -> AccountSnapshot:
-    """The tenant's account; ends the command with exit code 1 where there is none."""
+def _account(tenant: str, instead: str) -> AccountSnapshot:
+    """The tenant's account; ends the command with exit code 1, saying what needs none, where there is none."""
     account = account_of_tenant(connect(load_settings().clickhouse), tenant)
     if account is None:
         click.echo(
-            f"msgmeter: no account of tenant {tenant!r} is stored yet; names are case-sensitive."
-            " --catalogue and --plan need none.",
+            f"msgmeter: no account of tenant {tenant!r} is stored yet; names are case-sensitive. What was just"
+            f" commanded is stored at a checkpoint, every 10 s by default: try again. Or give {instead}, which needs"
+            " no account.",
             err=True,
         )
         raise click.exceptions.Exit(1)
@@ -149,7 +158,7 @@ def _validity(package: Package) -> str:
     if package.valid_months is None:
         return "never ends"
     months = f"{package.valid_months} months"
-    return f"{months}, extended by the next" if package.is_extended else months
+    return f"{months} from the latest" if package.is_extended else months
 
 
 def _document(catalogue: Catalogue) -> dict[str, object]:

@@ -90,10 +90,10 @@ def test_plan_value_block_price_and_automatic_rate_stand_side_by_side(ask: Ask, 
     assert figures["packages"][0] == {"credits": "500", "price": "5", "currency": "USD"}
     text = ask("balance", "d").stdout
     assert "0 of 750 a period, worth 0.00 of 22.50 USD" in text
-    assert (
-        "0.03 USD per credit of the plan; 500 for 5.00 USD; 1,000 for 10.00 USD; 0.02 USD per credit beyond"
-        in text
-    )
+    assert "0.03 USD per credit of the plan; 0.02 USD per uncovered credit" in text
+    assert "500 for 5.00 USD; 1,000 for 10.00 USD" in text
+    assert "negative: authorised all the same, and owed" in text
+    assert max(map(len, map(str.rstrip, text.splitlines()))) <= 100
     # It asked at the first message below zero: 125 beyond at 0.02, and the block for 50.
     assert "recharge-1 for 52.50 USD waits for its payment" in text
 
@@ -125,6 +125,7 @@ def test_lists_reservations_and_what_is_unassigned(ask: Ask, store: Store) -> No
         "993 at 2028-05-02",
         "autumn",
         "shop",
+        "hard stop: nothing more is authorised",
     ):
         assert part in text, part
 
@@ -158,6 +159,35 @@ def test_quota_contacts_trial_and_recharge_are_said_where_they_apply(ask: Ask, s
         assert part in text, part
     names, values = list(csv.reader(io.StringIO(ask("balance", "t", "--output", "csv").stdout)))
     assert dict(zip(names, values, strict=True))["organization"] == "north"
+
+
+def test_a_recharge_that_waits_says_until_when(ask: Ask, store: Store) -> None:
+    """Below the level at the first message: asked for after the delay."""
+    recharge = {"level_credits": "50", "block_credits": "100", "price": "4", "delay_minutes": 30}
+    log = tenant("w", "20", recharge=recharge, currency="USD")
+    log.message("m", body=None, segments=1)
+    store(log)
+    assert "50 is available, not before 2026-05-02T04:30:00Z" in " ".join(ask("balance", "w").stdout.split())
+
+
+def test_a_plan_that_licenses_no_contacts_has_no_room_to_lack(ask: Ask, store: Store) -> None:
+    log = tenant("n")
+    log.message("m")
+    store(log)
+    text = ask("contacts", "n", "--at", "2026-05-03T00:00:00Z").stdout
+    assert "this plan licenses no contacts" in text
+    assert "available" not in text
+    figures = told(ask("contacts", "n", "--at", "2026-05-03T00:00:00Z", "--output", "json"))
+    assert (figures["active"], figures["available"]) == (1, None)
+
+
+def test_a_grant_that_has_yet_to_start_says_when(ask: Ask, store: Store) -> None:
+    for name, starts_at in (("now", MAY + DAY), ("then", MAY + 3 * DAY)):
+        log = tenant(name)
+        log.grant("5", effective_at=starts_at)
+        store(log)
+    assert "2026-05-04T04:00:00Z" in ask("balance", "then").stdout
+    assert "starts" not in ask("balance", "now").stdout
 
 
 def test_what_a_plan_has_nothing_of_has_no_line(ask: Ask, store: Store) -> None:
