@@ -8,11 +8,18 @@ from dataclasses import replace
 from typing import Any
 
 import click
+import orjson
 
+from pipeline.cli.answers import grouped
 from pipeline.cli.packages import CATALOGUE, catalogue_of_tenant, find_package
 from pipeline.cli.sending_commands import Envelope, carry_out, enveloped
 from pipeline.cli.traffic import INSTANT
+from pipeline.cli.wording import grant_words, money_words
+from pipeline.clickhouse.client import connect
+from pipeline.clickhouse.queries import account_of_tenant
 from pipeline.core.amounts import parse_credits
+from pipeline.errors import MsgmeterError
+from pipeline.settings import load_settings
 
 _TAKES_SIGNED_NUMBERS = {"ignore_unknown_options": True}
 """A number below zero is an argument, not an option."""
@@ -63,7 +70,9 @@ _NOT_ZERO = _Credits(is_signed=True)
 @click.option(
     "--priority", type=click.IntRange(0, 1000), default=500, show_default=True, help="Lower burns first."
 )
-@click.option("--cost", type=_ZERO_OR_MORE, default="0", show_default=True, help="Money paid for it.")
+@click.option(
+    "--cost", metavar="MONEY", type=_ZERO_OR_MORE, default="0", show_default=True, help="Money paid for it."
+)
 @click.option("--currency", default="", help="Of the cost, such as USD.")
 @enveloped
 def grant(envelope: Envelope, amount: str, **fields: Any) -> None:  # noqa: ANN401 - fields of the command
@@ -100,7 +109,12 @@ def purchase(envelope: Envelope, package_id: str, catalogue: str | None) -> None
         "is_extended": package.is_extended,
         "package": package.id,
     }
-    carry_out(envelope, "grant", fields)
+    told = {
+        "package": f"{package.id} of {offered.id}",
+        "credits": grouped(package.credits),
+        "price": money_words(package.price, offered.currency),
+    }
+    carry_out(envelope, "grant", fields, told)
 
 
 @click.command()
@@ -110,9 +124,41 @@ def purchase(envelope: Envelope, package_id: str, catalogue: str | None) -> None
 def void(envelope: Envelope, grant_id: str) -> None:
     """Take back GRANT of TENANT.
 
-    Nothing of it may be burned yet; `msgmeter balance` shows the ids.
+    Nothing of it may be burned yet. GRANT is its id, such as purchase:1, or as `msgmeter balance` shows it.
     """
-    carry_out(envelope, "void_grant", {"grant": grant_id})
+    found = _grant_of(envelope.tenant, grant_id)
+    carry_out(envelope, "void_grant", {"grant": found}, {"grant": found})
+
+
+def _grant_of(tenant: str, shown: str) -> str:
+    """The id of the grant that `balance` shows so; an id, or what no stored grant is shown as, as it is.
+
+    Nothing is completed: what is typed is the whole id, the whole name behind its kind, or all that is shown of it.
+    Ends the command where that fits several.
+    """
+    try:
+        account = account_of_tenant(connect(load_settings().clickhouse), tenant)
+    except MsgmeterError:
+        if ":" in shown:
+            return shown  # The worker knows an id that is whole, whatever has become of ClickHouse.
+        raise
+    ids = [each["id"] for each in orjson.loads(account.grants)] if account else []
+    if shown in ids:
+        return shown
+    names = {shown, shown.replace(":", " ", 1)}
+    found = [each for each in ids if names & _names(each)]
+    if len(found) > 1:
+        raise click.UsageError(f"{shown!r} may be {' or '.join(found)}: give one of these")
+    return found[0] if found else shown
+
+
+def _names(grant_id: str) -> set[str]:
+    """What a grant that a command gave goes by besides its id; those of a plan cannot be taken back."""
+    kind, _, name = grant_id.partition(":")
+    if kind in ("allowance", "rollover"):
+        return set()
+    words = grant_words(grant_id, "UTC")
+    return {name, words, words.partition(" ")[2]}
 
 
 @click.command(context_settings=_TAKES_SIGNED_NUMBERS)

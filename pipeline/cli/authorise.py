@@ -15,10 +15,13 @@ from pipeline.cli.addresses import address_file, read_addresses
 from pipeline.cli.answers import grouped, show_facts
 from pipeline.cli.sending_commands import Answer, Envelope, enveloped, rfc3339, send, show
 from pipeline.cli.traffic import INSTANT
+from pipeline.core.prefixes import TABLE
 from pipeline.core.rating import KINDS
 
 _SENDING = re.compile(r"([0-9]{1,8})(?:x([A-Z]{2}))?(?::([a-z]+))?(?::([^:]+))?")
 _MAX_RECIPIENTS = 10_000
+_COUNTRIES = frozenset(line.split()[0] for line in TABLE.splitlines()) - {"001"}
+"""Of the table of prefixes; 001 stands for numbers of none."""
 _VERDICTS = {"allow": "all of them", "partial": "some of them", "refuse": "none of them"}
 _REASONS = {
     "credits_insufficient": "The credits that are available cover no more.",
@@ -46,6 +49,9 @@ class _Sending(click.ParamType):
                 ctx,
             )
         count, country, kind, category = match.groups()
+        if country and country not in _COUNTRIES:
+            hint = "the United Kingdom is GB" if country == "UK" else "write ISO 3166-1 alpha-2, such as US"
+            self.fail(f"{country!r} in {value!r} is no country that numbers are of: {hint}", param, ctx)
         return {
             "count": int(count),
             "country": country or "",

@@ -8,7 +8,7 @@ an id has its effect once.
 """
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import wraps
@@ -150,9 +150,14 @@ def enveloped(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def carry_out(envelope: Envelope, command_type: str, fields: Fields) -> None:
-    """Send one command, print what comes back, and end with exit code 1 where it was refused."""
-    show(envelope, send(envelope, command_type, [fields]))
+def carry_out(
+    envelope: Envelope, command_type: str, fields: Fields, facts: Mapping[str, str] | None = None
+) -> None:
+    """Send one command, print what comes back, and end with exit code 1 where it was refused.
+
+    `facts` are told to people with an acceptance, before what the result says.
+    """
+    show(envelope, send(envelope, command_type, [fields]), facts)
 
 
 def send(envelope: Envelope, command_type: str, parts: Sequence[Fields]) -> list[Answer]:
@@ -184,7 +189,7 @@ def send(envelope: Envelope, command_type: str, parts: Sequence[Fields]) -> list
     return [answers[each] for each in ids]
 
 
-def show(envelope: Envelope, answers: Sequence[Answer]) -> None:
+def show(envelope: Envelope, answers: Sequence[Answer], facts: Mapping[str, str] | None = None) -> None:
     """Print answers, and end with exit code 1 where one is a refusal."""
     for answer in answers:
         if envelope.as_json:
@@ -194,8 +199,8 @@ def show(envelope: Envelope, answers: Sequence[Answer]) -> None:
         else:
             balance = grouped(answer["balance"])
             click.echo(f"{answer['type']} for {answer['tenant']} accepted, balance {balance}")
-            if facts := _facts(answer.get("details", {})):
-                show_facts(facts)
+            if said := {**(facts or {}), **_facts(answer.get("details", {}))}:
+                show_facts(said)
     if any(answer["reason"] for answer in answers):
         sys.exit(1)
     if envelope.is_instant_new:

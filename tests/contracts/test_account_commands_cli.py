@@ -174,6 +174,8 @@ def test_there_is_a_subcommand_for_every_type_of_command() -> None:
         (("purchase", "t", "gold", "--catalogue", "blocks"), "no package 'gold': there are block-500, block-1000"),
         (("authorise", "t"), "Give what is to be sent"),
         (("authorise", "t", "many"), "'many' is not COUNT[xCOUNTRY]"),
+        (("authorise", "t", "5xUK"), "'UK' in '5xUK' is no country that numbers are of: the United Kingdom is GB"),
+        (("authorise", "t", "5xZZ"), "'ZZ' in '5xZZ' is no country that numbers are of: write ISO 3166-1"),
         (("authorise", "t", "5xUS:fax"), "'5xUS:fax' is not COUNT"),
         (("authorise", "t", "0xUS"), "field_invalid"),
         (("authorise", "t", "5xUS", "--segments", "2", "--body", "x"), "either --segments or --body"),
@@ -434,8 +436,8 @@ def test_refusals_are_explained_in_the_order_of_the_checks() -> None:
 def test_packages_are_listed_with_price_and_validity() -> None:
     result = CliRunner().invoke(main, ["packages", "list", "blocks"])
     assert [line.split() for line in result.stdout.splitlines()[2:]] == [
-        ["blocks", "block-500", "Block", "of", "500", "500", "5", "USD", "never", "ends"],
-        ["blocks", "block-1000", "Block", "of", "1", "000", "1,000", "10", "USD", "never", "ends"],
+        ["blocks", "block-500", "Block", "of", "500", "500", "5.00", "USD", "never", "ends"],
+        ["blocks", "block-1000", "Block", "of", "1", "000", "1,000", "10.00", "USD", "never", "ends"],
     ]
     both = orjson.loads(CliRunner().invoke(main, ["packages", "list", "--json"]).stdout)
     assert [each["id"] for each in both["catalogues"]] == ["blocks", "standard"]
@@ -459,6 +461,17 @@ def test_reach_is_told_by_country_at_the_prices_of_a_plan() -> None:
     assert table.splitlines()[-1].split() == ["others", "2.00", "500"]
 
 
+PROMOTION = "promotion:268bd474-0c1e-4c43-8b1a-7f5d2f1f0e11"
+GRANTS = (
+    "allowance:1",
+    PROMOTION,
+    "purchase:credits-500-1",
+    "purchase:credits-500-12",
+    "adjustment:1",
+    "promotion:1",
+)
+
+
 @pytest.fixture
 def stored(clickhouse: EmbeddedClickHouse, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Accounts of tenants, each named after its plan."""
@@ -466,8 +479,14 @@ def stored(clickhouse: EmbeddedClickHouse, database: str, monkeypatch: pytest.Mo
     client = connect(url)
     apply_migrations(client)
     details = {"country_credits": "standard", "starter": "", "own": "blocks"}
+    grants = orjson.dumps([{"id": each} for each in GRANTS]).decode()
     rows = [
-        {"tenant": name, "plan": name, "details": orjson.dumps({"plan": {"catalogue": catalogue}}).decode()}
+        {
+            "tenant": name,
+            "plan": name,
+            "grants": grants,
+            "details": orjson.dumps({"plan": {"catalogue": catalogue}}).decode(),
+        }
         for name, catalogue in details.items()
     ]
     insert(client, ACCOUNTS, columns_of(ACCOUNTS, *rows), "accounts")
@@ -481,6 +500,8 @@ def test_a_tenant_buys_from_the_catalogue_of_its_plan(settings: Settings, run: R
         result = run("account", "purchase", "country_credits", "credits-500")
     assert result.exit_code == 0, result.output
     assert worker.command["package"] == "credits-500"
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert lines[1:] == ["package credits-500 of standard", "credits 500", "price 25.00 EUR"]
     other = run("account", "purchase", "country_credits", "block-500")
     assert other.exit_code == 2
     assert "no package 'block-500': there are credits-500" in " ".join(other.stderr.split())
@@ -490,7 +511,8 @@ def test_a_tenant_buys_from_the_catalogue_of_its_plan(settings: Settings, run: R
     ("tenant", "exit_code", "text"),
     [
         ("starter", 2, "Plan 'starter' of starter names no catalogue: give --catalogue"),
-        ("nobody", 1, "no account of tenant 'nobody'"),
+        ("nobody", 1, "no account of tenant 'nobody' is stored yet"),
+        ("nobody", 1, "every 10 s by default: try again. Or give --catalogue, such as --catalogue blocks,"),
     ],
 )
 @pytest.mark.usefixtures("stored")
@@ -500,6 +522,38 @@ def test_where_no_catalogue_is_known_one_is_asked_for(
     result = run("account", "purchase", tenant, "block-500")
     assert result.exit_code == exit_code
     assert text in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("shown", "sent"),
+    [
+        ("promotion 268bd474", PROMOTION),
+        ("promotion:268bd474", PROMOTION),
+        ("268bd474", PROMOTION),
+        (PROMOTION, PROMOTION),
+        (PROMOTION.removeprefix("promotion:"), PROMOTION),
+        ("credits-500-1", "purchase:credits-500-1"),
+        ("purchase:credits-500", "purchase:credits-500"),
+        ("allowance 1970-01-01", "allowance 1970-01-01"),
+        ("purchase:unknown", "purchase:unknown"),
+    ],
+)
+@pytest.mark.usefixtures("stored")
+def test_void_takes_what_balance_shows_and_completes_nothing(
+    settings: Settings, run: Run, shown: str, sent: str
+) -> None:
+    """A grant that is gone must not be taken for one whose id goes on where its own ended."""
+    with AnsweringWorker(settings, "own") as worker:
+        result = run("account", "void", "own", shown)
+    assert worker.command["grant"] == sent
+    assert sent in result.stdout
+
+
+@pytest.mark.usefixtures("stored")
+def test_void_does_not_choose_among_grants_of_one_name(run: Run) -> None:
+    result = run("account", "void", "own", "1")
+    assert result.exit_code == 2
+    assert "'1' may be adjustment:1 or promotion:1: give one of these" in " ".join(result.stderr.split())
 
 
 @pytest.mark.usefixtures("stored")

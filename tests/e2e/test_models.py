@@ -190,7 +190,7 @@ def test_packages_are_offered_with_credits_price_and_validity(metered: Metered) 
     }
     assert offered["trattoria"][:2] == [("500", "25"), ("2000", "90")]
     assert offered["daily"] == [("500", "5"), ("1000", "10")]
-    assert "24 months, extended by the next" in metered.run("packages", "list").output
+    assert "24 months from the latest" in metered.run("packages", "list").output
 
 
 def test_it_is_shown_how_many_sms_a_package_buys_by_country(metered: Metered) -> None:
