@@ -31,7 +31,7 @@ MEANINGS = {
         "An amount is no decimal number of the right sign and precision, or makes a sum of the account too large."
     ),
     Refusal.EXPIRY_INVALID: (
-        "A grant would end before it starts, has ended already, or ends in 2100 or later."
+        "A grant or a reservation would end before it starts, has ended already, or ends in 2100 or later."
     ),
     Refusal.TENANT_UNKNOWN: "The tenant has no plan, and there is no default plan: set a plan first.",
     Refusal.GRANT_UNKNOWN: "The account holds no grant of this id that a command gave.",
