@@ -13,7 +13,7 @@ import click
 
 from pipeline.cli.addresses import address_file, read_addresses
 from pipeline.cli.answers import grouped, show_facts
-from pipeline.cli.sending_commands import Answer, Envelope, enveloped, rfc3339, send, show
+from pipeline.cli.sending_commands import Answer, Envelope, enveloped, exact_rfc3339, send, show
 from pipeline.cli.traffic import INSTANT
 from pipeline.core.prefixes import TABLE
 from pipeline.core.rating import KINDS
@@ -123,10 +123,10 @@ def _show_answer(answer: Answer, list_name: str, reserve_until: int | None) -> N
     facts["would remain"] = grouped(said["remaining"])
     facts["alerts"] = ", ".join(f"{level} %" for level in said["alerts"]) or "none would fire"
     if "reservation" in said and reserve_until is not None:
-        facts["reserved"] = f"until {rfc3339(reserve_until)} as {said['reservation']}"
+        facts["reserved"] = f"until {exact_rfc3339(reserve_until)} as {said['reservation']}"
     if "extended" in said and reserve_until is not None:
         what = "1 reservation" if said["extended"] == 1 else f"{said['extended']:,} reservations"
-        facts["extended"] = f"{what} of the campaign, until {rfc3339(reserve_until)}"
+        facts["extended"] = f"{what} of the campaign, until {exact_rfc3339(reserve_until)}"
     show_facts(facts)
 
 

@@ -15,7 +15,7 @@ from clickhouse_connect.driver.client import Client
 
 from pipeline.cli.answers import Cell, show_csv, show_json, show_table
 from pipeline.cli.questions import DATE, FIRST_DATE, account_of, check_order, clock_time, days_before, today
-from pipeline.cli.sending_commands import rfc3339
+from pipeline.cli.sending_commands import exact_rfc3339
 from pipeline.cli.spreadsheets import Sheet, check_file, export_options, write_workbook
 from pipeline.cli.wording import grant_words
 from pipeline.clickhouse.client import connect
@@ -137,7 +137,7 @@ _COLUMNS = (
 def _cells(each: StoredMessage) -> tuple[Cell, ...]:
     """A message for programs and spreadsheets."""
     return (
-        rfc3339(each.occurred_at),
+        exact_rfc3339(each.occurred_at),
         each.message_id,
         each.source,
         each.kind,

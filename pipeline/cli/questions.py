@@ -7,13 +7,12 @@ last checkpoint.
 
 import re
 from datetime import UTC, date, datetime, timedelta
-from zoneinfo import ZoneInfo
 
 import click
 from clickhouse_connect.driver.client import Client
 
 from pipeline.clickhouse.queries import AccountSnapshot, account_of_tenant, organization_accounts
-from pipeline.core.windows import local_day
+from pipeline.core.windows import local_day, local_time
 
 FIRST_DATE, _LAST_DATE = date(2000, 1, 1), date(2999, 12, 31)
 """Of the days that can be bounded."""
@@ -103,8 +102,7 @@ def rfc3339(at: int) -> str:
 
 def clock_time(at: int, zone: str) -> str:
     """The date, hour and minute that clocks in a zone show at an instant."""
-    instant = _EPOCH + timedelta(milliseconds=at)
-    return f"{instant.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M}"
+    return f"{local_time(at, zone):%Y-%m-%d %H:%M}"
 
 
 def check_order(first: date | None, last: date | None) -> None:

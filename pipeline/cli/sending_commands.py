@@ -62,7 +62,7 @@ class Envelope:
     @property
     def repetition(self) -> str:
         """The options that make the same command again."""
-        return f"--id {self.id} --effective-at {rfc3339(self.effective_at)}"
+        return f"--id {self.id} --effective-at {exact_rfc3339(self.effective_at)}"
 
 
 class ResultReader:
@@ -207,7 +207,7 @@ def show(envelope: Envelope, answers: Sequence[Answer], facts: Mapping[str, str]
         click.echo(f"To repeat it exactly: {envelope.repetition}", err=True)
 
 
-def rfc3339(at: int) -> str:
+def exact_rfc3339(at: int) -> str:
     """An instant exactly, as `--effective-at` reads it: another one would make it another command."""
     instant = datetime(1970, 1, 1) + timedelta(milliseconds=at)  # noqa: DTZ001 - UTC, said by the Z
     return f"{instant.isoformat(timespec='milliseconds')}Z"
@@ -259,5 +259,5 @@ def _facts(details: dict[str, Any]) -> dict[str, str]:
 
 def _shown(name: str, value: Any) -> str:  # noqa: ANN401 - whatever JSON holds
     if name in _INSTANTS:
-        return "never" if value is None else rfc3339(value)
+        return "never" if value is None else exact_rfc3339(value)
     return grouped(value) if name in _AMOUNTS else str(value)

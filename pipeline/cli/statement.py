@@ -16,7 +16,7 @@ import click
 
 from pipeline.cli.answers import Cell, show_csv, show_json
 from pipeline.cli.questions import account_of, date_of, local_date, rfc3339
-from pipeline.cli.sending_commands import rfc3339 as exact
+from pipeline.cli.sending_commands import exact_rfc3339
 from pipeline.cli.spreadsheets import Sheet, check_file, export_options, write_workbook
 from pipeline.cli.statement_table import show_statement
 from pipeline.clickhouse.client import connect
@@ -141,8 +141,8 @@ def _head(account: AccountSnapshot, span: Span) -> dict[str, Any]:
 
 def _with_instants(document: dict[str, Any]) -> dict[str, Any]:
     """The document with its instants as RFC 3339."""
-    lines = [{**line, "at": exact(line["at"])} for line in document["lines"]]
-    bounds = {name: exact(document[name]) for name in ("starts_at", "ends_at")}
+    lines = [{**line, "at": exact_rfc3339(line["at"])} for line in document["lines"]]
+    bounds = {name: exact_rfc3339(document[name]) for name in ("starts_at", "ends_at")}
     return {**document, **bounds, "lines": lines}
 
 
@@ -158,7 +158,7 @@ def _lines(made: Statement, zone: str) -> Iterable[tuple[Cell, ...]]:
     for line in made.lines:
         has_money = bool(line.money_micros)
         yield (
-            exact(line.at),
+            exact_rfc3339(line.at),
             date_of(line.day).isoformat(),
             line.section,
             line.kind,
@@ -176,7 +176,18 @@ def _lines(made: Statement, zone: str) -> Iterable[tuple[Cell, ...]]:
 
 def _edge(name: str, at: int, balance: int, zone: str) -> tuple[Cell, ...]:
     amounts = (None, format_credits(balance), None)
-    return exact(at), local_date(at, zone).isoformat(), name, name, None, *amounts, None, None, "", None
+    return (
+        exact_rfc3339(at),
+        local_date(at, zone).isoformat(),
+        name,
+        name,
+        None,
+        *amounts,
+        None,
+        None,
+        "",
+        None,
+    )
 
 
 def _sheets(head: dict[str, Any], made: Statement, used: Iterable[UsageSum], zone: str) -> list[Sheet]:

@@ -213,12 +213,6 @@ def entries_of_tenant(client: Client, tenant: str, starts_at: int, ends_at: int)
     return [LedgerEntry(*row) for row in run_query(client, "entries_of_tenant", parameters)]
 
 
-def balance_before(client: Client, tenant: str, at: int) -> int:
-    """Return the sum in micro-credits of the tenant's entries that were effective before `at`; 0 if none was."""
-    rows = run_query(client, "balance_before", {"tenant": tenant, "at": at})
-    return int(rows[0][0])
-
-
 def contacts_of_tenant(client: Client, tenant: str, at: int, active_days: int) -> ContactCounts:
     """Return how many contacts of the tenant count at `at`, exactly; the plan says for how many days."""
     parameters = {"tenant": tenant, "since": messaged_since(at, active_days), "at": at}

@@ -74,6 +74,14 @@ def local_day(at: int, zone: str) -> int:
         return _remember_day(key)
 
 
+def local_time(at: int, zone: str) -> datetime:
+    """Give what clocks in a zone show at an instant, with their offset.
+
+    Raise ValueError for a zone that does not exist.
+    """
+    return (_EPOCH + timedelta(milliseconds=at)).astimezone(_zone(zone))
+
+
 def day_start(day: int, zone: str) -> int:
     """Give the first instant of a local day, which is given as days since 1970-01-01.
 
@@ -178,7 +186,7 @@ def _remember_day(key: tuple[str, int]) -> int:
 
 def _date_ordinal(at: int, zone: str) -> int:
     """Give the ordinal of the date that clocks in `zone` show at `at`."""
-    return (_EPOCH + timedelta(milliseconds=at)).astimezone(_zone(zone)).toordinal()
+    return local_time(at, zone).toordinal()
 
 
 @lru_cache(maxsize=16_384)

@@ -25,7 +25,6 @@ from pipeline.clickhouse.queries import (
     account_of_tenant,
     accounts_due,
     alerts_of_tenant,
-    balance_before,
     contacts_of_tenant,
     entries_of_tenant,
     messages_of_tenant,
@@ -266,22 +265,6 @@ def test_statement_lists_each_entry_once_with_its_last_amount(client: Client, se
         LedgerEntry("g", "grant", "g1", 0, 50, 50, "command-1", NOON, NOON + 2, 9, "USD"),
         LedgerEntry("u1", "usage", "g1", NOON, -8, None, "", NOON + 1, NOON, 0, ""),
     ]
-
-
-def test_a_balance_is_the_sum_of_the_entries_before_an_instant(client: Client, settle) -> None:
-    rows = [
-        {"entry_id": "a", "amount_micros": 100, "effective_at": NOON - 2},
-        {"entry_id": "b", "amount_micros": -30, "effective_at": NOON - 1},
-        {"entry_id": "c", "amount_micros": -7, "effective_at": NOON},
-        {"entry_id": "theirs", "tenant": "other", "effective_at": NOON - 1},
-    ]
-    for version in (1, 2):
-        insert(
-            client, ENTRIES, columns_of(ENTRIES, *({**row, "version": version} for row in rows)), str(version)
-        )
-    settle("ledger_entries")
-    assert [balance_before(client, "acme", NOON + after) for after in (-2, -1, 0, 1)] == [0, 100, 70, 63]
-    assert balance_before(client, "nobody", NOON) == 0
 
 
 # Organizations and what is due.

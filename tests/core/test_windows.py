@@ -13,6 +13,7 @@ from pipeline.core.windows import (
     day_start,
     is_zone,
     local_day,
+    local_time,
     period_of,
     window_start,
 )
@@ -60,6 +61,17 @@ def test_window_starts_on_the_quarter_hour_and_holds_its_first_instant_only() ->
 )
 def test_local_day_is_the_date_that_clocks_show(instant: str, zone: str, expected: str) -> None:
     assert local_day(at(instant), zone) == day(expected)
+
+
+def test_local_time_is_what_clocks_show_before_and_after_they_change() -> None:
+    """Clocks in New York go from 02:00 to 03:00 at 07:00 UTC; the host's zone files have no say."""
+    shown = [
+        f"{local_time(at(each), 'America/New_York'):%H:%M %z}"
+        for each in ("2026-03-08T06:59Z", "2026-03-08T07:00Z")
+    ]
+    assert shown == ["01:59 -0500", "03:00 -0400"]
+    with pytest.raises(ValueError, match="not an IANA time zone"):
+        local_time(0, "localtime")
 
 
 @pytest.mark.parametrize(
