@@ -7,6 +7,7 @@ in the directory: the next start goes on where this one ended.
 """
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 from urllib.error import URLError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import click
@@ -41,6 +43,7 @@ from pipeline.settings import load_settings
 _LINE_SECONDS = 5.0
 _SAMPLE_SECONDS = 1.0
 _STOP_SECONDS = 30.0
+_CONNECT_SECONDS = 3.0
 _LOG_LINES = 3
 _PROCESS_NAMES = ("broker", "clickhouse", "migrate", "worker", "scheduler", "gateway")
 
@@ -75,6 +78,7 @@ def up(
     environment = _environment(directory)
     settings = load_settings(environment)
     _check_ports(environment, kafka_port, clickhouse_port, settings.metrics_port)
+    _check_servers(environment)
     metrics_url = f"http://127.0.0.1:{settings.metrics_port}/metrics"
     console = Console(stderr=True)
     events = _Events(console)
@@ -130,6 +134,30 @@ def _check_ports(environment: Mapping[str, str], kafka: int, clickhouse: int, me
             faults.append(f"port {port} for {service} is taken: {remedy}{use}")
     if faults:
         raise StartError("; ".join(faults) + ". Does another `msgmeter up` run here?")
+
+
+def _check_servers(environment: Mapping[str, str]) -> None:
+    """Raise StartError where a running server is named and does not answer, before anything waits for it."""
+    kafka = [f"//{each.strip()}" for each in environment.get("MSGMETER_KAFKA", "").split(",") if each.strip()]
+    clickhouse = [each for each in (environment.get("MSGMETER_CLICKHOUSE"),) if each]
+    named = (
+        ("MSGMETER_KAFKA", "broker", kafka, 9092),
+        ("MSGMETER_CLICKHOUSE", "ClickHouse", clickhouse, 8123),
+    )
+    for setting, service, addresses, default_port in named:
+        places = [urlsplit(each) for each in addresses]
+        if places and not any(_is_listening(each.hostname, each.port or default_port) for each in places):
+            where = ", ".join(each.netloc.rpartition("@")[2] for each in places)
+            raise StartError(
+                f"{setting} is set, so no {service} was started here, and none answers at {where};"
+                " unset it to let this command start one"
+            )
+
+
+def _is_listening(host: str | None, port: int) -> bool:
+    with suppress(OSError), socket.create_connection((host or "", port), timeout=_CONNECT_SECONDS):
+        return True
+    return False
 
 
 def _commands(metrics_url: str, rate: int, tenants: int, seed: int) -> list[Command]:

@@ -79,6 +79,7 @@ class OwnedProcess:
         self.log_path = log_path
         self._environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
 
     @property
     def pid(self) -> int | None:
@@ -100,6 +101,7 @@ class OwnedProcess:
         assert not self.running, f"{self.name} runs already"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
+            self._log_start = log.seek(0, os.SEEK_END)
             self._process = _SPAWNER.submit(
                 subprocess.Popen,
                 [sys.executable, "-I", "-S", "-c", _TIE_TO_OWNER, str(os.getpid()), *self.command],
@@ -146,12 +148,12 @@ class OwnedProcess:
             self._process.wait()
 
     def log_tail(self) -> str:
-        """Give the last lines of the log, empty where there is none."""
+        """Give the last lines of the log since the last start, empty where there is none."""
         if not self.log_path.exists():
             return ""
         with self.log_path.open("rb") as log:
             log.seek(0, os.SEEK_END)
-            log.seek(max(0, log.tell() - _TAIL_BYTES))
+            log.seek(max(self._log_start, log.tell() - _TAIL_BYTES))
             return log.read().decode("utf-8", "replace").strip()
 
 

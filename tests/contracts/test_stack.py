@@ -103,6 +103,16 @@ def test_a_failed_preparation_stops_what_had_started(tmp_path):
     assert not (tmp_path / "notes").exists()
 
 
+def test_a_failure_shows_the_log_of_its_own_run_only(tmp_path):
+    for number in (1, 2):
+        with pytest.raises(StartError) as failure:
+            _stack(
+                tmp_path, _program("prepares", f"import sys; sys.exit('fault {number}')", once=True)
+            ).start()
+    assert "fault 2" in str(failure.value)
+    assert "fault 1" not in str(failure.value)
+
+
 def test_a_dead_process_is_reported_with_its_log_and_restarted(tmp_path):
     reports = []
     runs_again = threading.Event()

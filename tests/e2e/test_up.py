@@ -102,6 +102,19 @@ def test_a_taken_port_is_named_with_its_remedy_before_anything_starts(tmp_path):
     assert not (tmp_path / "var").exists()
 
 
+def test_a_server_that_is_named_and_away_is_said_before_anything_starts(tmp_path):
+    code, output, errors = _run(tmp_path / "var", MSGMETER_KAFKA="127.0.0.1:1,localhost:2")
+    assert (code, output) == (3, "")
+    assert (
+        "MSGMETER_KAFKA is set, so no broker was started here, and none answers at 127.0.0.1:1, localhost:2;"
+        " unset it to let this command start one" in errors
+    )
+    _, _, clickhouse = _run(tmp_path / "var", MSGMETER_CLICKHOUSE="http://user:secret@127.0.0.1:1/default")
+    assert "MSGMETER_CLICKHOUSE is set, so no ClickHouse was started here, and none answers" in clickhouse
+    assert "secret" not in clickhouse
+    assert not (tmp_path / "var").exists()
+
+
 def test_wrong_settings_are_said_before_anything_starts(tmp_path):
     code, _, errors = _run(tmp_path / "var", MSGMETER_STORE="paper")
     assert code == 2
