@@ -9,6 +9,7 @@ from importlib import import_module
 
 import click
 
+from pipeline.cli.visible import visible_text
 from pipeline.errors import MsgmeterError
 from pipeline.settings import SettingsError
 
@@ -55,12 +56,10 @@ class _Commands(click.Group):
         logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
         try:
             return super().invoke(ctx)
-        except SettingsError as error:
-            click.echo(f"msgmeter: {error}", err=True)
-            ctx.exit(2)
         except MsgmeterError as error:
-            click.echo(f"msgmeter: {error}", err=True)
-            ctx.exit(3)
+            # It may quote a log, and a log what strangers wrote.
+            click.echo("\n".join(map(visible_text, f"msgmeter: {error}".split("\n"))), err=True)
+            ctx.exit(2 if isinstance(error, SettingsError) else 3)
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

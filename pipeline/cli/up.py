@@ -138,25 +138,29 @@ def _check_ports(environment: Mapping[str, str], kafka: int, clickhouse: int, me
 
 def _check_servers(environment: Mapping[str, str]) -> None:
     """Raise StartError where a running server is named and does not answer, before anything waits for it."""
-    kafka = [f"//{each.strip()}" for each in environment.get("MSGMETER_KAFKA", "").split(",") if each.strip()]
+    kafka = [each.strip() for each in environment.get("MSGMETER_KAFKA", "").split(",") if each.strip()]
     clickhouse = [each for each in (environment.get("MSGMETER_CLICKHOUSE"),) if each]
     named = (
         ("MSGMETER_KAFKA", "broker", kafka, 9092),
         ("MSGMETER_CLICKHOUSE", "ClickHouse", clickhouse, 8123),
     )
     for setting, service, addresses, default_port in named:
-        places = [urlsplit(each) for each in addresses]
-        if places and not any(_is_listening(each.hostname, each.port or default_port) for each in places):
-            where = ", ".join(each.netloc.rpartition("@")[2] for each in places)
+        if addresses and not any(_is_listening(each, default_port) for each in addresses):
+            # Without the user's name and password, and without parameters, which may hold them too.
+            where = ", ".join(each.rpartition("@")[2].partition("?")[0] for each in addresses)
             raise StartError(
                 f"{setting} is set, so no {service} was started here, and none answers at {where};"
                 " unset it to let this command start one"
             )
 
 
-def _is_listening(host: str | None, port: int) -> bool:
-    with suppress(OSError), socket.create_connection((host or "", port), timeout=_CONNECT_SECONDS):
-        return True
+def _is_listening(address: str, default_port: int) -> bool:
+    """Whether somebody listens at host:port or at a URL; nobody does at what is neither."""
+    with suppress(OSError, ValueError):
+        place = urlsplit(address if "://" in address else f"//{address}")
+        at = (place.hostname or "", place.port or default_port)
+        with socket.create_connection(at, timeout=_CONNECT_SECONDS):
+            return True
     return False
 
 

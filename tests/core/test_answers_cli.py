@@ -2,9 +2,12 @@
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from pipeline.cli import main
 from pipeline.cli.answers import show_csv, show_facts, show_table
 
 OBEYED = "\x1b[2J\x9b2J\x00\x07\r\n\t\x7f\x85\u2028\u2029\u202e\u2066\ud83d"
@@ -24,6 +27,14 @@ def test_no_fact_is_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
     show_facts({OBEYED: OBEYED})
     (line,) = capsys.readouterr().out.splitlines()
     assert line.split() == [SHOWN, SHOWN]
+
+
+def test_no_error_is_obeyed(tmp_path: Path) -> None:
+    """Errors quote what they are about: an address here, the log of a process elsewhere."""
+    servers = {"MSGMETER_KAFKA": "a\x1b[2Jb", "MSGMETER_CLICKHOUSE": "http://[", "MSGMETER_METRICS_PORT": "0"}
+    result = CliRunner().invoke(main, ["up", "--directory", str(tmp_path / "var")], env=servers)
+    assert result.exit_code == 3
+    assert "none answers at a\u241b[2Jb;" in result.stderr
 
 
 def test_names_of_people_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
