@@ -3,8 +3,8 @@
 Takes amounts in integer micro-credits; changes an `Account`. Only what a command takes becomes an entry here: usage
 is summed by window and grant (see `usage`).
 
-Invariants: no grant falls below zero; what is taken sums to what was asked for, the rest being uncovered; a period's
-limit less what is used of it stays what is left to use in it, whatever came late.
+Invariants: no grant falls below zero; what is taken sums to what was asked for, the rest being uncovered; the newest
+period's limit less what is used of it stays what is left to use in it, less what is uncovered in it.
 """
 
 from pipeline.core.account import UNCOVERED, Account, Entry, Grant, Period, RechargeState
