@@ -21,7 +21,9 @@ from pipeline.core.ledger import (
     close_periods,
     expire,
     extend_grants,
+    left_from,
     open_periods,
+    shift_limits_from,
 )
 from pipeline.core.outcomes import Outcomes, alert_document
 from pipeline.core.plans import PlanTerms
@@ -284,11 +286,9 @@ class LiveAccount:
         """Gives back what a message burned; says what of it lapses at once, and the period it counts in."""
         at, period = self._place(occurred_at, offset, outcomes)
         terms = self.terms_at(self.account.clock_at)
-        touched = [each for each in self.account.periods if each.starts_at >= period.starts_at]
-        left = [self.account.left_in(each) for each in touched]
+        left = left_from(self.account, period.starts_at)
         lapsed = give_back(self.account, burned, period, terms.plan if terms else None)
-        for each, before in zip(touched, left, strict=True):
-            each.limit += self.account.left_in(each) - before
+        shift_limits_from(self.account, period.starts_at, left)
         amount = sum(micros for _, micros in burned)
         if at == occurred_at:
             # What comes back to be used was in the limit already.

@@ -13,21 +13,24 @@ from pipeline.core.plans import Plan
 from pipeline.core.rating import Kind
 
 
-class SetPlan(Struct, tag_field="type", tag="set_plan", forbid_unknown_fields=True):
-    """Puts a tenant under a plan from `effective_at` on."""
+class AccountCommand(Struct, tag_field="type", forbid_unknown_fields=True):
+    """What every command says; none is only that."""
 
     id: Name
+    """Made by the client; under it the command has its effect once."""
     tenant: Name
     effective_at: Instant
+
+
+class SetPlan(AccountCommand, tag="set_plan"):
+    """Puts a tenant under a plan from `effective_at` on."""
+
     plan: Plan
 
 
-class GrantCredits(Struct, tag_field="type", tag="grant", forbid_unknown_fields=True):
+class GrantCredits(AccountCommand, tag="grant"):
     """Adds credits to a tenant's account."""
 
-    id: Name
-    tenant: Name
-    effective_at: Instant
     credits: Amount
     """Above zero."""
     kind: Literal["purchase", "promotion", "adjustment"] = "purchase"
@@ -45,42 +48,30 @@ class GrantCredits(Struct, tag_field="type", tag="grant", forbid_unknown_fields=
     """The package of a catalogue that was bought."""
 
 
-class VoidGrant(Struct, tag_field="type", tag="void_grant", forbid_unknown_fields=True):
+class VoidGrant(AccountCommand, tag="void_grant"):
     """Takes back a grant of which nothing was burned."""
 
-    id: Name
-    tenant: Name
-    effective_at: Instant
     grant: GrantId
 
 
-class AdjustCredits(Struct, tag_field="type", tag="adjust", forbid_unknown_fields=True):
+class AdjustCredits(AccountCommand, tag="adjust"):
     """Corrects a balance: adds an adjustment grant, or takes credits in burn order."""
 
-    id: Name
-    tenant: Name
-    effective_at: Instant
     credits: Amount
     """Signed, not zero."""
 
 
-class Allocate(Struct, tag_field="type", tag="allocate", forbid_unknown_fields=True):
+class Allocate(AccountCommand, tag="allocate"):
     """Sets what a list may spend from now on."""
 
-    id: Name
-    tenant: Name
-    effective_at: Instant
     list: Name
     credits: Amount | None = None
     """Its share, zero or more; none for free access to what is not assigned."""
 
 
-class Reserve(Struct, tag_field="type", tag="reserve", forbid_unknown_fields=True):
+class Reserve(AccountCommand, tag="reserve"):
     """Holds credits for something scheduled; the reservation's id is the command's."""
 
-    id: Name
-    tenant: Name
-    effective_at: Instant
     credits: Amount
     expires_at: Instant
     """When what is still held is released by itself."""
@@ -89,60 +80,42 @@ class Reserve(Struct, tag_field="type", tag="reserve", forbid_unknown_fields=Tru
     list: Label = ""
 
 
-class CommitReservation(Struct, tag_field="type", tag="commit_reservation", forbid_unknown_fields=True):
+class CommitReservation(AccountCommand, tag="commit_reservation"):
     """Burns part of what is held, for something that sends no messages through the meter."""
 
-    id: Name
-    tenant: Name
-    effective_at: Instant
     reservation: Name
     credits: Amount
 
 
-class ReleaseReservation(Struct, tag_field="type", tag="release_reservation", forbid_unknown_fields=True):
+class ReleaseReservation(AccountCommand, tag="release_reservation"):
     """Gives back what is held, all or part of it."""
 
-    id: Name
-    tenant: Name
-    effective_at: Instant
     reservation: Name
     credits: Amount | None = None
 
 
-class ConfirmRecharge(Struct, tag_field="type", tag="confirm_recharge", forbid_unknown_fields=True):
+class ConfirmRecharge(AccountCommand, tag="confirm_recharge"):
     """Says that a recharge was paid: what was due is settled, and the block is granted."""
 
-    id: Name
-    tenant: Name
-    effective_at: Instant
     recharge: Label
 
 
-class DeclineRecharge(Struct, tag_field="type", tag="decline_recharge", forbid_unknown_fields=True):
+class DeclineRecharge(AccountCommand, tag="decline_recharge"):
     """Says that a recharge was not paid: the next is asked for after a back-off."""
 
-    id: Name
-    tenant: Name
-    effective_at: Instant
     recharge: Label
 
 
-class MarkContacts(Struct, tag_field="type", tag="mark_contacts", forbid_unknown_fields=True):
+class MarkContacts(AccountCommand, tag="mark_contacts"):
     """Says which contacts are active, inactive or gone; who is messaged counts all the same for a time."""
 
-    id: Name
-    tenant: Name
-    effective_at: Instant
     contacts: Annotated[list[Address], Meta(min_length=1, max_length=1000)]
     state: Literal["active", "inactive", "removed"]
 
 
-class SetOrganization(Struct, tag_field="type", tag="set_organization", forbid_unknown_fields=True):
+class SetOrganization(AccountCommand, tag="set_organization"):
     """Puts a tenant into an organization, or into none."""
 
-    id: Name
-    tenant: Name
-    effective_at: Instant
     organization: Label
 
 
@@ -157,12 +130,9 @@ class Sending(Struct, forbid_unknown_fields=True):
     """Of each message; where the command has a body, its segments count instead."""
 
 
-class Authorise(Struct, tag_field="type", tag="authorise", forbid_unknown_fields=True):
+class Authorise(AccountCommand, tag="authorise"):
     """Asks whether messages may be sent, what they would cost, and optionally holds the credits for them."""
 
-    id: Name
-    tenant: Name
-    effective_at: Instant
     sendings: Annotated[list[Sending], Meta(max_length=1000)] = []
     """In the order in which they would be sent."""
     body: Annotated[str, Meta(max_length=20_000)] | None = None
@@ -177,12 +147,8 @@ class Authorise(Struct, tag_field="type", tag="authorise", forbid_unknown_fields
     """Holds the cost of what is allowed until then, under the command's id."""
 
 
-class Tick(Struct, tag_field="type", tag="tick", forbid_unknown_fields=True):
+class Tick(AccountCommand, tag="tick"):
     """Lets time pass for a tenant without a message: renewals and expiries due by `effective_at` happen."""
-
-    id: Name
-    tenant: Name
-    effective_at: Instant
 
 
 Command = (

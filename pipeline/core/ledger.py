@@ -73,18 +73,18 @@ def begin_those_ahead(account: Account, terms: PlanTerms, offset: int) -> list[E
         if period.is_ahead and period.starts_at <= account.clock_at:
             period.is_ahead = False
             if terms.rollover is not None:
-                before = _left_from(account, period.starts_at)
+                before = left_from(account, period.starts_at)
                 entries += _roll_over(account, period.starts_at, terms, terms.rollover, offset)
-                _shift_limits_from(account, period.starts_at, before)
+                shift_limits_from(account, period.starts_at, before)
     return entries
 
 
-def _left_from(account: Account, start: int) -> list[int]:
+def left_from(account: Account, start: int) -> list[int]:
     """What is left in each period from `start` on, ascending."""
     return [account.left_in(period) for period in account.periods if period.starts_at >= start]
 
 
-def _shift_limits_from(account: Account, start: int, before: list[int]) -> None:
+def shift_limits_from(account: Account, start: int, before: list[int]) -> None:
     """Lets the limits of these periods follow what is left in them more, or less, than `before`."""
     held = [period for period in account.periods if period.starts_at >= start]
     for period, left in zip(held, before, strict=True):
@@ -226,11 +226,11 @@ def extend_grants(account: Account, by: Grant, cause: str) -> list[Entry]:
         for grant in account.grants
         if grant.is_extended and not grant.is_expired and grant is not by and grant.expires_at < by.expires_at
     ]
-    before = _left_from(account, account.clock_at)
+    before = left_from(account, account.clock_at)
     for grant in extended:
         grant.former_end_at, grant.extended_offset = grant.expires_at, by.created_offset
         grant.expires_at = by.expires_at
-    _shift_limits_from(account, account.clock_at, before)
+    shift_limits_from(account, account.clock_at, before)
     account.grants.sort(key=lambda each: each.burn_order)
     return [
         make_entry(
@@ -251,11 +251,11 @@ def extend_grants(account: Account, by: Grant, cause: str) -> list[Entry]:
 def void_grant(account: Account, grant: Grant, cause: str, offset: int) -> Entry:
     """Takes back a grant of which nothing was burned, and the longer life it has given to others."""
     account.grants.remove(grant)
-    before = _left_from(account, account.clock_at)
+    before = left_from(account, account.clock_at)
     for each in account.grants:
         if each.extended_offset == grant.created_offset and not each.is_expired:
             each.expires_at = each.former_end_at
-    _shift_limits_from(account, account.clock_at, before)
+    shift_limits_from(account, account.clock_at, before)
     account.grants.sort(key=lambda each: each.burn_order)
     for period in account.periods:
         if grant.starts_at < period.ends_at and grant.expires_at > period.starts_at:
@@ -311,7 +311,7 @@ def change_allowance(
     grant = _allowance_of(account, period)
     if grant is None:
         return _begin_anew(account, period, allowance, began_at, expires_at, cause, offset)
-    before = _left_from(account, period.starts_at)
+    before = left_from(account, period.starts_at)
     if expires_at > account.clock_at and grant.expires_at != expires_at:
         grant.expires_at = expires_at
         account.grants.sort(key=lambda each: each.burn_order)
@@ -319,7 +319,7 @@ def change_allowance(
     difference = max(allowance - burned, 0) - grant.remaining
     grant.amount += difference
     grant.remaining += difference
-    _shift_limits_from(account, period.starts_at, before)
+    shift_limits_from(account, period.starts_at, before)
     if not difference:
         return None
     entry_id = f"plan_change:{account.clock_at}:{offset}:{cause}"
@@ -352,10 +352,10 @@ def _begin_anew(
         ALLOWANCE_PRIORITY,
         offset,
     )
-    before = _left_from(account, period.starts_at)
+    before = left_from(account, period.starts_at)
     entry = add_grant(account, grant, cause="")
     entry.cause = cause
-    _shift_limits_from(account, period.starts_at, before)
+    shift_limits_from(account, period.starts_at, before)
     return entry
 
 
