@@ -25,6 +25,7 @@ from confluent_kafka.admin import AdminClient
 
 from pipeline.embedded.kafka_jars import java, kafka_jars
 from pipeline.embedded.owned import (
+    LOOPBACK,
     DirectoryLock,
     OwnedProcess,
     StartError,
@@ -34,6 +35,7 @@ from pipeline.embedded.owned import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
 _SILENT = logging.getLogger("pipeline.embedded.broker.silent")
@@ -91,8 +93,11 @@ _CONFIGURATION = {
 class EmbeddedBroker:
     """A broker whose data lives in `directory`.
 
-    `port` 0 takes a free one at the first start and keeps it over restarts of this object.
-    `cache` overrides where the jars are kept.
+    `port` 0 takes a free one at the first start and keeps it over restarts of this object;
+    `controller_port` 0 takes one at each start. `host` is the address it listens on and tells its clients.
+    `configuration` goes over ours, in Kafka's own words; `listeners` in it leaves out the controller's,
+    which is added, and keeps a plain one on `port`, where readiness is asked. `cluster_id` is what the
+    nodes of one cluster share, random where empty. `cache` overrides where the jars are kept.
     """
 
     def __init__(
@@ -100,11 +105,19 @@ class EmbeddedBroker:
         directory: Path,
         port: int = 0,
         *,
+        host: str = LOOPBACK,
+        controller_port: int = 0,
+        configuration: Mapping[str, str] | None = None,
+        cluster_id: str = "",
         heap_mebibytes: int = 512,
         cache: Path | None = None,
     ) -> None:
         self.directory = directory.absolute()
+        self.host = host
         self.port = port
+        self._controller_port = controller_port
+        self._configuration = dict(configuration or {})
+        self._cluster_id = cluster_id or random_cluster_id()
         self._heap_mebibytes = heap_mebibytes
         self._cache = cache
         self._lock: DirectoryLock | None = None
@@ -113,7 +126,12 @@ class EmbeddedBroker:
     @property
     def bootstrap_servers(self) -> str:
         """`host:port` for clients; valid once started."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
+
+    @property
+    def running(self) -> bool:
+        """Whether its process runs; it may not answer yet."""
+        return self.process is not None and self.process.running
 
     def start(self, deadline_seconds: float = 60) -> Self:
         """Start the node and return when it answers a metadata request.
@@ -130,6 +148,7 @@ class EmbeddedBroker:
             self.port = start_on_port(
                 self.port,
                 lambda port: self._start_once(port, [java_path, "-cp", classpath], deadline_seconds),
+                self.host,
             )
         except BaseException:
             self.kill()
@@ -137,7 +156,7 @@ class EmbeddedBroker:
         return self
 
     def _start_once(self, port: int, java: list[str], deadline_seconds: float) -> None:
-        require_free_port(port, "the broker", "MSGMETER_KAFKA")
+        require_free_port(port, "the broker", "MSGMETER_KAFKA", self.host)
         self._write_configuration(port)
         jvm = [*java, *self._jvm_options()]
         if not (self.directory / "data" / "meta.properties").exists():
@@ -145,17 +164,19 @@ class EmbeddedBroker:
         command = [*jvm, "kafka.Kafka", str(self.directory / "server.properties")]
         self.process = OwnedProcess("broker", command, self.directory / "broker.log")
         self.process.start()
-        self.process.await_ready(lambda: _answers_metadata(port), deadline_seconds)
+        self.process.await_ready(lambda: _answers_metadata(self.host, port), deadline_seconds)
 
     def _write_configuration(self, port: int) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        controller = f"127.0.0.1:{free_port()}"
+        controller = f"{self.host}:{self._controller_port or free_port(self.host)}"
+        listeners = self._configuration.get("listeners", f"PLAINTEXT://{self.host}:{port}")
         lines = {
             **_CONFIGURATION,
-            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://{controller}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
-            "controller.quorum.voters": f"1@{controller}",
+            "advertised.listeners": listeners,
+            "controller.quorum.voters": f"{_CONFIGURATION['node.id']}@{controller}",
             "log.dirs": self.directory / "data",
+            **self._configuration,
+            "listeners": f"{listeners},CONTROLLER://{controller}",
         }
         text = "".join(f"{name}={value}\n" for name, value in lines.items())
         (self.directory / "server.properties").write_text(text, encoding="utf-8")
@@ -182,12 +203,9 @@ class EmbeddedBroker:
         ]
 
     def _format_storage(self, jvm: list[str]) -> None:
-        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-        # A leading dash would be read as an option.
-        cluster_id = cluster_id.replace("-", "m", 1) if cluster_id.startswith("-") else cluster_id
         properties = str(self.directory / "server.properties")
         done = subprocess.run(  # noqa: S603 - our own command line
-            [*jvm, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", properties],
+            [*jvm, "kafka.tools.StorageTool", "format", "-t", self._cluster_id, "-c", properties],
             capture_output=True,
             text=True,
             check=False,
@@ -225,11 +243,18 @@ class EmbeddedBroker:
         self.stop()
 
 
-def _answers_metadata(port: int) -> bool:
+def random_cluster_id() -> str:
+    """Give a name for a new cluster, as Kafka writes them."""
+    cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+    # A leading dash would be read as an option.
+    return cluster_id.replace("-", "m", 1) if cluster_id.startswith("-") else cluster_id
+
+
+def _answers_metadata(host: str, port: int) -> bool:
     try:
         # Asked first, because librdkafka logs every connection that is refused.
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{port}"}, logger=_SILENT)
+        socket.create_connection((host, port), timeout=1).close()
+        admin = AdminClient({"bootstrap.servers": f"{host}:{port}"}, logger=_SILENT)
         return bool(admin.list_topics(timeout=5).brokers)
     except (OSError, KafkaException):
         return False

@@ -10,7 +10,7 @@ import http.client
 import sys
 from typing import TYPE_CHECKING, Self
 
-from pipeline.embedded.owned import OwnedProcess, require_free_port, start_on_port
+from pipeline.embedded.owned import LOOPBACK, OwnedProcess, require_free_port, start_on_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,11 +29,12 @@ class EmbeddedClickHouse:
         directory: Path,
         port: int = 0,
         *,
+        host: str = LOOPBACK,
         memory_mebibytes: int = 1536,
         users: Path | None = None,
     ) -> None:
         self.directory = directory.absolute()
-        self.host = "127.0.0.1"
+        self.host = host
         self.port = port
         self._memory_mebibytes = memory_mebibytes
         self._users = users
@@ -47,14 +48,16 @@ class EmbeddedClickHouse:
     def start(self, deadline_seconds: float = 60) -> Self:
         """Start the front and return when it answers; StartError with the log's tail."""
         try:
-            self.port = start_on_port(self.port, lambda port: self._start_once(port, deadline_seconds))
+            self.port = start_on_port(
+                self.port, lambda port: self._start_once(port, deadline_seconds), self.host
+            )
         except BaseException:
             self.kill()
             raise
         return self
 
     def _start_once(self, port: int, deadline_seconds: float) -> None:
-        require_free_port(port, "ClickHouse", "MSGMETER_CLICKHOUSE")
+        require_free_port(port, "ClickHouse", "MSGMETER_CLICKHOUSE", self.host)
         command = [sys.executable, "-m", "pipeline.embedded.clickhouse_http"]
         command += ["--directory", str(self.directory), "--host", self.host, "--port", str(port)]
         command += ["--memory-mebibytes", str(self._memory_mebibytes)]

@@ -14,8 +14,10 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -50,6 +52,11 @@ _SPAWNER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="embedded-spawne
 _POLL_SECONDS = 0.05
 _TAIL_BYTES = 6_000
 _PORT_ATTEMPTS = 3
+LOOPBACK = "127.0.0.1"
+# Ports below what Linux (32768) and macOS (49152) give to outgoing connections. A server that is down for
+# a while would else find its port taken by some client, even by one that tried to reach it and reached
+# itself.
+_FREE_PORTS = range(15_000, 32_000)
 
 
 class MissingPrerequisiteError(MsgmeterError):
@@ -180,7 +187,7 @@ class DirectoryLock:
         os.close(self._descriptor)
 
 
-def require_free_port(port: int, service: str, setting: str) -> None:
+def require_free_port(port: int, service: str, setting: str, host: str = LOOPBACK) -> None:
     """Raise StartError when somebody listens on a port that was asked for.
 
     Without this the readiness probe would be answered by that other server.
@@ -189,15 +196,15 @@ def require_free_port(port: int, service: str, setting: str) -> None:
         # A port whose last connections are only fading out is free.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind(("127.0.0.1", port))
+            listener.bind((host, port))
         except OSError as taken:
             raise StartError(
                 f"port {port} for {service} is taken; stop what listens there, or set {setting} to use it"
             ) from taken
 
 
-def start_on_port(port: int, start: Callable[[int], None]) -> int:
-    """Run `start(port)`, on a free port where `port` is 0; gives the port.
+def start_on_port(port: int, start: Callable[[int], None], host: str = LOOPBACK) -> int:
+    """Run `start(port)`, on a free port of `host` where `port` is 0; gives the port.
 
     A free port may be taken before the server binds it, so such a failure is tried again.
     """
@@ -207,7 +214,7 @@ def start_on_port(port: int, start: Callable[[int], None]) -> int:
     attempts_left = _PORT_ATTEMPTS
     while True:
         attempts_left -= 1
-        chosen = free_port()
+        chosen = free_port(host)
         try:
             start(chosen)
         except StartError as failure:
@@ -217,9 +224,18 @@ def start_on_port(port: int, start: Callable[[int], None]) -> int:
             return chosen
 
 
-def free_port() -> int:
-    """Give a TCP port that nobody listened on a moment ago; another process may still take it."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+def free_port(host: str = LOOPBACK) -> int:
+    """Give a TCP port that nobody used a moment ago; another process may still take it.
+
+    OSError where `host` is no address of this machine.
+    """
+    while True:
+        port = _FREE_PORTS.start + secrets.randbelow(len(_FREE_PORTS))
+        with socket.socket() as listener:
+            try:
+                listener.bind((host, port))
+            except OSError as refused:
+                if refused.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port
