@@ -133,6 +133,10 @@ class EmbeddedBroker:
         """Whether its process runs; it may not answer yet."""
         return self.process is not None and self.process.running
 
+    def known_nodes(self) -> int:
+        """Give how many brokers this node tells its clients of, itself among them; 0 without an answer."""
+        return _brokers_seen(self.host, self.port)
+
     def start(self, deadline_seconds: float = 60) -> Self:
         """Start the node and return when it answers a metadata request.
 
@@ -164,7 +168,7 @@ class EmbeddedBroker:
         command = [*jvm, "kafka.Kafka", str(self.directory / "server.properties")]
         self.process = OwnedProcess("broker", command, self.directory / "broker.log")
         self.process.start()
-        self.process.await_ready(lambda: _answers_metadata(self.host, port), deadline_seconds)
+        self.process.await_ready(lambda: _brokers_seen(self.host, port) > 0, deadline_seconds)
 
     def _write_configuration(self, port: int) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -250,11 +254,11 @@ def random_cluster_id() -> str:
     return cluster_id.replace("-", "m", 1) if cluster_id.startswith("-") else cluster_id
 
 
-def _answers_metadata(host: str, port: int) -> bool:
+def _brokers_seen(host: str, port: int) -> int:
     try:
         # Asked first, because librdkafka logs every connection that is refused.
         socket.create_connection((host, port), timeout=1).close()
         admin = AdminClient({"bootstrap.servers": f"{host}:{port}"}, logger=_SILENT)
-        return bool(admin.list_topics(timeout=5).brokers)
+        return len(admin.list_topics(timeout=5).brokers)
     except (OSError, KafkaException):
-        return False
+        return 0
