@@ -127,6 +127,7 @@ def make_app(settings: Settings) -> MeterApp:
         owns=partial(confirm_ownership, app),
         commit=partial(_commit, app),
         generation=partial(_generation_of, app),
+        reads_from=partial(_reads_from, app),
     )
     _declare_agent(app)
     _watch_assignment(app)
@@ -163,6 +164,11 @@ def _producer_of(app: MeterApp) -> Any:  # noqa: ANN401 - aiokafka is untyped
 def _generation_of(app: MeterApp) -> int:
     generation: int = app.consumer_generation_id
     return generation
+
+
+def _reads_from(app: MeterApp, partition: int) -> int:
+    offset: int = app.consumer.reads_from(TP(MESSAGES_RAW, partition))
+    return offset
 
 
 async def _commit(app: MeterApp) -> None:

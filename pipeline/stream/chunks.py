@@ -110,6 +110,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         """Last offsets of the chunks not yet committed, in the order they were handed out."""
         self._expected_offset: dict[TP, int] = {}
         """Where the next chunk must begin; absent until a first one came without a committed offset."""
+        self._reads_from: dict[TP, int] = {}
 
     def _new_consumer_thread(self) -> ChunkConsumerThread:
         return ChunkConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -191,6 +192,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         back to the beginning. Offsets that retention has deleted unread are logged as lost.
         """
         chunked = [tp for tp in self.assignment() if self.is_chunked(tp)]
+        self._reads_from.clear()
         kept = await self._thread.earliest_offsets(*chunked) if chunked else {}
         await super().perform_seek()
         # No waiting from here to the end of the loop: a poll after the seek must find the book as it is then.
@@ -202,9 +204,17 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
                 begins[tp] = kept[tp]
                 if committed is not None:
                     self.log.error("%s: offsets %s to %s are gone, unread", tp, committed, kept[tp] - 1)
-            self._expected_offset[tp] = begins.get(tp, committed)
+            self._expected_offset[tp] = self._reads_from[tp] = begins.get(tp, committed)
         if begins:
             await self._thread.seek_wait(begins)
+
+    def reads_from(self, tp: TP) -> int:
+        """Give the offset of the last seek: whoever was handed a chunk from behind it has missed one.
+
+        Unlike the book, which says what was handed out, this finds chunks that were lost from a queue. Raises
+        KeyError before the seek of an assignment, when nothing may be handed out.
+        """
+        return self._reads_from[tp]
 
     def ack(self, message: Any) -> bool:
         """Book an acknowledgement, unless it comes from a generation whose records were read again."""

@@ -7,7 +7,6 @@ Invariant: the rows are those that `storing.snapshots` makes of everything at on
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,20 +20,25 @@ _REST = 2
 """Others get so many times what a piece took: folding keeps up with the log at half the worker's speed."""
 
 
-async def leave_room(began_at: float) -> None:
-    """Lets others go on, for longer than the piece of work that began at this time of the monotonic clock."""
-    await asyncio.sleep(_REST * (time.monotonic() - began_at))
+async def leave_room(seconds: float) -> None:
+    """Lets others go on, for longer than the piece of work that took so many seconds."""
+    await asyncio.sleep(_REST * seconds)
 
 
 async def snapshots_by_partition(
-    changes: Sequence[tuple[int, StateChanges]], plan_at: Callable[[Account], PlanTerms | None]
+    changes: Sequence[tuple[int, StateChanges]],
+    plan_at: Callable[[Account], PlanTerms | None],
+    clock: Callable[[], float],
 ) -> list[tuple[Table, list[list[Any]]]]:
-    """What a checkpoint stores of (partition, changes), made of one partition after the other."""
+    """What a checkpoint stores of (partition, changes), made of one partition after the other.
+
+    `clock` gives monotonic seconds.
+    """
     whole = storing.snapshots([], plan_at)
     for each in changes:
-        began_at = time.monotonic()
+        began_at = clock()
         for (_, columns), (_, further) in zip(whole, storing.snapshots([each], plan_at), strict=True):
             for column, values in zip(columns, further, strict=True):
                 column.extend(values)
-        await leave_room(began_at)
+        await leave_room(clock() - began_at)
     return whole

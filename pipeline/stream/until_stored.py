@@ -1,7 +1,8 @@
 """Blocking ClickHouse calls, in threads, for as long as it takes.
 
-Takes a call; gives its answer, or raises what will not pass by itself. Calls in threads run beside the event loop,
-which goes on folding. Never decides what is stored: a call that is repeated has to replace itself.
+Takes calls of a client, which it connects when the first one is made; gives their answers, or raises what will not
+pass by itself. Calls in threads run beside the event loop, which goes on folding. Never decides what is stored: a call
+that is repeated has to replace itself.
 """
 
 import asyncio
@@ -9,6 +10,8 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+from clickhouse_connect.driver.client import Client
 
 from pipeline import metrics
 from pipeline.errors import Transient
@@ -22,22 +25,29 @@ _Answer = TypeVar("_Answer")
 class UntilStored:
     """Runs calls until they do not fail for a passing reason; at most two at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, connect: Callable[[], Client]) -> None:
+        self._connect = connect
+        self._client: Client | None = None
         # Two threads: one insert at a time, and look-ups that need not wait for it.
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="clickhouse")
 
-    async def __call__(self, call: Callable[[], _Answer]) -> _Answer:
+    async def __call__(self, call: Callable[[Client], _Answer]) -> _Answer:
         """The call's answer; waits after a passing failure, twice as long each time, and repeats it."""
         loop = asyncio.get_running_loop()
         delay_seconds = 0.0
         while True:
             try:
-                return await loop.run_in_executor(self._threads, call)
+                return await loop.run_in_executor(self._threads, lambda: call(self._connected()))
             except Transient as error:
                 metrics.INSERT_FAILURES.inc()
                 delay_seconds = min(max(error.retry_after_seconds, delay_seconds * 2), _LONGEST_RETRY_SECONDS)
                 _log.warning("ClickHouse is away, trying again in %.1f s: %s", delay_seconds, error)
                 await asyncio.sleep(delay_seconds)
+
+    def _connected(self) -> Client:
+        if self._client is None:
+            self._client = self._connect()
+        return self._client
 
     def shutdown(self) -> None:
         """Ends the threads; for tests, as a worker's end with its process."""

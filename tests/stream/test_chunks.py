@@ -263,11 +263,13 @@ async def test_a_seek_to_the_committed_offset_hands_everything_after_it_out_agai
     notebook = Notebook()
     async with running(scene.app(notebook.note, limits=ChunkLimits(records=100))) as app:
         await notebook.until(lambda: notebook.count() == 500)
+        assert app.consumer.reads_from(TP(scene.topic, 0)) == 0
         first, _, third, *_ = notebook.events.pop(0)
         first.ack()
         await scene.until_committed(100)
         third.ack()
         await app.consumer.perform_seek()
+        assert app.consumer.reads_from(TP(scene.topic, 0)) == 100
         await notebook.until(lambda: notebook.count() == 400)
         assert notebook.offsets() == list(range(100, 500))
         notebook.events[0][0].ack()
@@ -381,8 +383,9 @@ async def test_what_retention_deleted_unread_is_reported_and_the_rest_is_read(
     bound = TopicPartition(scene.topic, 0, 300)
     admin.delete_records([bound])[bound].result(30)
     notebook = Notebook()
-    async with running(scene.app(notebook.note)):
+    async with running(scene.app(notebook.note)) as app:
         await notebook.until(lambda: notebook.count() == 200)
+        assert app.consumer.reads_from(TP(scene.topic, 0)) == 300
     assert notebook.offsets() == list(range(300, 500))
     assert "offsets 100 to 299 are gone, unread" in caplog.text
 

@@ -22,8 +22,8 @@ from pipeline.core.partitions import partition_of
 from pipeline.core.rules import Rules
 from pipeline.errors import Transient
 from pipeline.settings import Settings
-from pipeline.stream import epochs
-from pipeline.stream.cutter import Chunk
+from pipeline.stream import closing, epochs
+from pipeline.stream.cutter import Chunk, LogHoleError
 from pipeline.stream.epochs import Meter
 from pipeline.stream.partitions import Tables
 from pipeline.stream.tables import NotOwnedError
@@ -157,6 +157,7 @@ class Scene:
     def __init__(self, given: Rules | None = None, *, epoch_rows: int = 1_000) -> None:
         self.journal: Journal = []
         self.generation = 1
+        self.committed = dict.fromkeys(range(2), 0)
         self.owns: Callable[[], Awaitable[bool]] = _holds
         self.service, self.producer = Service(self.journal), Producer(self.journal)
         self.owned = {0, 1}
@@ -173,6 +174,7 @@ class Scene:
             owns=self._owns,
             commit=self._commit,
             generation=lambda: self.generation,
+            reads_from=lambda partition: self.committed[partition],
         )
         self._handed_out: dict[int, int] = {}
 
@@ -334,7 +336,7 @@ async def test_a_value_that_does_not_fit_keeps_back_no_other_tenants(
 async def test_a_checkpoint_is_written_once_when_the_group_confirms_at_last(
     stage: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(epochs, "_OWNERSHIP_RETRY_SECONDS", 0)
+    monkeypatch.setattr(closing, "_OWNERSHIP_RETRY_SECONDS", 0)
     scene = stage()
     answers = [False, False, True]
 
@@ -357,7 +359,7 @@ async def test_a_checkpoint_is_written_once_when_the_group_confirms_at_last(
 async def test_a_checkpoint_of_lost_partitions_is_neither_written_nor_acknowledged(
     stage: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(epochs, "_OWNERSHIP_RETRY_SECONDS", 0)
+    monkeypatch.setattr(closing, "_OWNERSHIP_RETRY_SECONDS", 0)
     scene = stage()
     answers = [False, False]
 
@@ -462,6 +464,48 @@ async def test_a_chunk_of_an_earlier_generation_is_passed_over(stage: Callable[.
     assert not scene.meter.partitions
     await scene.meter.close_epoch(checkpoint=True)
     assert not scene.done("+", "ack")
+
+
+async def test_a_generation_whose_first_chunk_is_missing_folds_nothing(stage: Callable[..., Scene]) -> None:
+    scene = stage()
+    log = a_log(count=3)
+    await scene.take(log)
+    await scene.meter.close_epoch(checkpoint=True)
+    scene.lose(0)
+    scene.owned.add(0)
+    scene.generation, scene.committed[0] = 2, 4
+    log.messages(1)
+    scene._handed_out[0] = 5  # The chunk of offset 4 was lost on its way.
+    log.messages(1)
+    with pytest.raises(LogHoleError, match="partition 0: offsets 4 to 4 are missing"):
+        await scene.take(log, generation=2)
+    await scene.meter.close_epoch(checkpoint=True)
+    assert [offset for offset, _ in scene.service.charged] == [1, 2, 3]
+    assert scene.done("ack") == ["ack 3"]
+
+
+async def test_a_chunk_behind_a_missing_one_is_not_folded(stage: Callable[..., Scene]) -> None:
+    scene = stage()
+    log = a_log(count=1)
+    await scene.take(log)
+    log.messages(2)
+    scene._handed_out[0] = 3
+    with pytest.raises(LogHoleError, match="partition 0: offsets 2 to 2 are missing"):
+        await scene.take(log)
+    await scene.meter.close_epoch(checkpoint=True)
+    assert scene.done("ack") == ["ack 1"]
+
+
+async def test_chunks_that_are_read_again_are_folded_once(stage: Callable[..., Scene]) -> None:
+    scene = stage()
+    log = a_log(count=3)
+    await scene.take(log)
+    scene._handed_out[0] = 2
+    log.messages(1)
+    await scene.take(log)
+    await scene.meter.close_epoch(checkpoint=True)
+    assert [offset for offset, _ in scene.service.charged] == [1, 2, 3, 4]
+    assert scene.done("ack") == ["ack 3", "ack 4"]
 
 
 async def test_a_revoked_partition_is_not_taken_up_again_from_tables_that_can_still_be_read(
