@@ -11,7 +11,8 @@ from time import monotonic
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from pipeline.errors import Permanent, Transient
+from pipeline.errors import Transient
+from pipeline.kafka_clients import Connection
 from pipeline.logfile import LogRecord
 from pipeline.settings import Settings
 from pipeline.topics import MESSAGES_RAW
@@ -19,32 +20,23 @@ from pipeline.topics import MESSAGES_RAW
 _MEBIBYTE = 1 << 20
 _ERRORS_SHOWN = 5
 _RETRY_SECONDS = 5.0
-_METADATA_SECONDS = 5.0
-
-
-def no_broker(settings: Settings, error: KafkaException) -> Transient:
-    """The error for a person when no broker answers."""
-    return Transient(
-        f"No broker answers at {settings.kafka} ({error.args[0].str()});"
-        " is `make run` running, or MSGMETER_KAFKA wrong?",
-        retry_after_seconds=_RETRY_SECONDS,
-    )
 
 
 class LogSender:
     """One producer on `messages.raw`; call `flush` before the end, or what is queued is lost."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raise Transient where no broker answers and Permanent where the topic does not exist."""
+        """Raise Transient where no broker answers, Permanent where it refuses us or has no such topic."""
         self.sent_count = 0
         """Records given to the producer."""
         self.refused_count = 0
         """Those of them that the client or the broker would not take."""
         self.errors: list[str] = []
         """What was said of the first few of those."""
+        connection = Connection(settings)
         self._producer = Producer(
             {
-                "bootstrap.servers": settings.kafka,
+                **connection.configuration(),
                 # Java's default partitioner: librdkafka's own default would split tenants over two owners.
                 "partitioner": "murmur2_random",
                 "enable.idempotence": True,
@@ -57,10 +49,9 @@ class LogSender:
                 "queue.buffering.max.messages": 200_000,
                 "delivery.report.only.error": True,
                 "on_delivery": self._note,
-                "log_level": 2,
             }
         )
-        self._check_topic(settings)
+        connection.topic_partitions(self._producer, MESSAGES_RAW)
 
     def send(self, record: LogRecord) -> None:
         """Queue a record; waits while the queue is full."""
@@ -90,16 +81,6 @@ class LogSender:
             raise Transient(
                 f"{left} records were not acknowledged in {deadline_seconds:.0f} s",
                 retry_after_seconds=_RETRY_SECONDS,
-            )
-
-    def _check_topic(self, settings: Settings) -> None:
-        try:
-            topic = self._producer.list_topics(MESSAGES_RAW, timeout=_METADATA_SECONDS).topics[MESSAGES_RAW]
-        except KafkaException as error:
-            raise no_broker(settings, error) from error
-        if topic.error is not None or not topic.partitions:
-            raise Permanent(
-                f"Topic {MESSAGES_RAW} does not exist at {settings.kafka}: run `msgmeter migrate`"
             )
 
     def _note(self, error: KafkaError | None, _: Message) -> None:

@@ -1,7 +1,8 @@
 """Every setting, read once from the environment into one frozen object.
 
 Takes the environment; gives `Settings`, or one `SettingsError` that lists every fault at once. Units are in
-the names. Prices and plans are versioned data and commands, not settings. Secrets never show in `repr`.
+the names. Prices and plans are versioned data and commands, not settings. Secrets never show in `repr`, and each
+may lie in a file instead: `MSGMETER_X_FILE` names the file whose text is `MSGMETER_X`.
 """
 
 import os
@@ -10,6 +11,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from pipeline.connection_faults import connection_faults
 from pipeline.data import plan_names
 from pipeline.errors import MsgmeterError
 
@@ -28,8 +30,12 @@ class SettingsError(MsgmeterError):
     """The environment holds values that cannot be used; the message lists all of them."""
 
 
-def _setting(default: Any, text: str, *, secret: bool = False) -> Any:  # noqa: ANN401 - a field of any type
-    return field(default=default, repr=not secret, metadata={"text": text})
+def _setting(default: Any, text: str, *, hidden: bool = False) -> Any:  # noqa: ANN401 - a field of any type
+    return field(default=default, repr=not hidden, metadata={"text": text, "is_secret": False})
+
+
+def _secret(default: str, text: str) -> Any:  # noqa: ANN401 - as above
+    return field(default=default, repr=False, metadata={"text": text, "is_secret": True})
 
 
 @dataclass(frozen=True)
@@ -38,14 +44,27 @@ class Settings:
 
     kafka: str = _setting("127.0.0.1:9092", "Kafka bootstrap servers, host:port[,host:port]")
     clickhouse: str = _setting(
-        "http://127.0.0.1:8123/default", "http(s)://[user:password@]host:port/database", secret=True
+        "http://127.0.0.1:8123/default", "http(s)://[user:password@]host:port/database", hidden=True
     )
-    command_key: str = _setting(DEVELOPMENT_KEY, "signs commands; 16 characters or more", secret=True)
-    counterparty_key: str = _setting(
-        DEVELOPMENT_KEY,
-        "keys the hash under which counterparties are stored; 16 characters or more",
-        secret=True,
+    command_key: str = _secret(DEVELOPMENT_KEY, "signs commands; 16 characters or more")
+    counterparty_key: str = _secret(
+        DEVELOPMENT_KEY, "keys the hash under which counterparties are stored; 16 characters or more"
     )
+    kafka_security: str = _setting("plaintext", "plaintext, tls, sasl_plaintext or sasl_tls")
+    kafka_sasl_mechanism: str = _setting("SCRAM-SHA-512", "SCRAM-SHA-512 or SCRAM-SHA-256")
+    kafka_user: str = _setting("", "who logs in to Kafka, with sasl_plaintext and sasl_tls")
+    kafka_password: str = _secret("", "that user's password")
+    kafka_ca: str = _setting("", "file of the CAs trusted for Kafka's certificates, PEM; empty: the system's")
+    kafka_certificate: str = _setting("", "file of our certificate for Kafka, where it asks for one, PEM")
+    kafka_key: str = _setting("", "file of that certificate's private key, PEM, without a pass phrase")
+    clickhouse_password: str = _secret("", "password of ClickHouse's user, where its URL holds none")
+    clickhouse_ca: str = _setting(
+        "", "file of the CAs trusted for ClickHouse's certificate, PEM; empty: the system's"
+    )
+    clickhouse_certificate: str = _setting(
+        "", "file of our certificate for ClickHouse, PEM; without a password it is the login"
+    )
+    clickhouse_key: str = _setting("", "file of that certificate's private key, PEM, without a pass phrase")
     application: str = _setting(
         "msgmeter-v2", "consumer group and prefix of state topics; a state version is in it"
     )
@@ -71,7 +90,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Checks values and their relations; raises `SettingsError` with every fault."""
-        faults = [text for text, wrong in self._faults() if wrong]
+        faults = [text for text, wrong in self._faults() if wrong] + connection_faults(self)
         if faults:
             raise SettingsError("Settings cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
 
@@ -137,22 +156,42 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """
     given = os.environ if environment is None else environment
     known = {f"MSGMETER_{each.name.upper()}": each for each in fields(Settings)}
+    from_files = {f"{name}_FILE" for name, each in known.items() if each.metadata["is_secret"]}
     values: dict[str, Any] = {}
     faults = []
     for name, text in given.items():
         if not name.startswith("MSGMETER_") or name in _OTHER_NAMES:
             continue
-        if name not in known:
-            faults.append(f"{name} is not a setting; see `msgmeter settings`")
-            continue
-        each = known[name]
         try:
-            values[each.name] = _CONVERTERS[type(each.default)](text)
+            if name in from_files:
+                values[known[name.removesuffix("_FILE")].name] = _read_secret(name, text, given)
+            elif name not in known:
+                faults.append(f"{name} is not a setting; see `msgmeter settings`")
+            elif f"{name}_FILE" not in given:
+                values[known[name].name] = _CONVERTERS[type(known[name].default)](text)
+        except SettingsError as error:
+            faults.append(str(error))
         except ValueError:
             faults.append(f"{name} must be a whole number, not {text!r}")
     if faults:
         raise SettingsError("Settings cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
     return Settings(**values)
+
+
+def _read_secret(name: str, path: str, given: Mapping[str, str]) -> str:
+    """The text of a secret's file without the end of its line; raises SettingsError, which never quotes it."""
+    plain = name.removesuffix("_FILE")
+    if given.get(plain):
+        raise SettingsError(f"{plain} and {name} are both set: unset one")
+    try:
+        secret = Path(path).read_bytes().decode("utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise SettingsError(f"{name}: {path!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{name}: {path!r} is no text in UTF-8") from None
+    if not secret:
+        raise SettingsError(f"{name}: {path!r} is empty")
+    return secret
 
 
 _OTHER_NAMES = frozenset({"MSGMETER_CACHE"})
@@ -161,13 +200,16 @@ _OTHER_NAMES = frozenset({"MSGMETER_CACHE"})
 _CONVERTERS: dict[type, Callable[[str], Any]] = {str: str, int: int, type(Path()): Path}
 
 
+_FROM_FILE = "; or set the same name with _FILE behind it to a file that holds it"
+
+
 def describe_settings() -> list[tuple[str, str, str]]:
     """(environment variable, default, meaning) of each setting, secrets' defaults included: they are no secrets."""
     return [
         (
             f"MSGMETER_{each.name.upper()}",
             "" if each.default is MISSING else str(each.default),
-            each.metadata["text"],
+            each.metadata["text"] + (_FROM_FILE if each.metadata["is_secret"] else ""),
         )
         for each in fields(Settings)
     ]

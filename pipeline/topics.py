@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from pipeline.errors import MsgmeterError
+from pipeline.kafka_clients import METADATA_SECONDS, Connection
 from pipeline.settings import Settings
 
 MESSAGES_RAW = "messages.raw"
@@ -23,7 +24,6 @@ MESSAGES_REFUSED = "messages.refused"
 _DAY_MILLISECONDS = 86_400_000
 _MEBIBYTE = 1 << 20
 _REQUEST_SECONDS = 30.0
-_METADATA_SECONDS = 5.0
 
 
 class TopicError(MsgmeterError):
@@ -96,16 +96,13 @@ def _changelog(settings: Settings) -> dict[str, str]:
 
 
 def check_partitions(settings: Settings) -> None:
-    """Raises TopicError where messages.raw is missing or has other partitions than the settings say.
+    """Raises TopicError where messages.raw has other partitions than the settings say.
 
-    A worker with another count would look for tenants where they do not live.
+    A worker with another count would look for tenants where they do not live. Raises Transient where no broker
+    answers, and Permanent where it refuses us or the topic is missing.
     """
-    admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 2})
-    found = _partition_counts(admin, settings.kafka).get(MESSAGES_RAW)
-    if found is None:
-        raise TopicError(
-            f"There is no topic {MESSAGES_RAW} at {settings.kafka}; run `msgmeter migrate` first"
-        )
+    connection = Connection(settings)
+    found = connection.topic_partitions(AdminClient(connection.configuration()), MESSAGES_RAW)
     if found != settings.partitions:
         raise TopicError(
             f"{MESSAGES_RAW} has {found} partitions, but MSGMETER_PARTITIONS is {settings.partitions}:"
@@ -116,15 +113,17 @@ def check_partitions(settings: Settings) -> None:
 def create_topics(settings: Settings) -> list[str]:
     """Creates the topics that are missing, waits until they can be used, and gives their names.
 
-    Raises TopicError where one differs, cannot be created, or no broker answers. Another may create the same
-    topics meanwhile.
+    Raises TopicError where one differs or cannot be created, Transient where no broker answers, and Permanent
+    where it refuses us. Another may create the same topics meanwhile.
     """
-    admin = AdminClient({"bootstrap.servers": settings.kafka, "log_level": 2})
+    connection = Connection(settings)
+    admin = AdminClient(connection.configuration())
     wanted = topics(settings)
     created: list[str] = []
     end = monotonic() + _REQUEST_SECONDS
     while monotonic() < end:
-        count_by_name = _partition_counts(admin, settings.kafka)
+        there = connection.metadata(admin).topics
+        count_by_name = {name: len(topic.partitions) for name, topic in there.items()}
         present = [topic for topic in wanted if topic.name in count_by_name]
         faults = [
             f"{topic.name} has {count_by_name[topic.name]} partitions, not {topic.partitions}"
@@ -143,18 +142,6 @@ def create_topics(settings: Settings) -> list[str]:
     raise TopicError(f"Topics were created but have no leaders after {_REQUEST_SECONDS:.0f} s")
 
 
-def _partition_counts(admin: AdminClient, servers: str) -> dict[str, int]:
-    """The number of partitions of each topic."""
-    try:
-        there = admin.list_topics(timeout=_METADATA_SECONDS).topics
-    except KafkaException as error:
-        raise TopicError(
-            f"No broker answers at {servers} ({error.args[0].str()});"
-            " is `make run` running, or MSGMETER_KAFKA wrong?"
-        ) from error
-    return {name: len(topic.partitions) for name, topic in there.items()}
-
-
 def _are_led(admin: AdminClient, wanted: list[Topic]) -> bool:
     """Whether every partition answers; being listed with a leader is not enough right after creation."""
     asked = {
@@ -162,8 +149,8 @@ def _are_led(admin: AdminClient, wanted: list[Topic]) -> bool:
         for topic in wanted
         for partition in range(topic.partitions)
     }
-    answers = admin.list_offsets(asked, request_timeout=_METADATA_SECONDS).values()
-    return all(answer.exception(_METADATA_SECONDS) is None for answer in answers)
+    answers = admin.list_offsets(asked, request_timeout=METADATA_SECONDS).values()
+    return all(answer.exception(METADATA_SECONDS) is None for answer in answers)
 
 
 def _config_faults(admin: AdminClient, present: list[Topic]) -> list[str]:

@@ -35,8 +35,11 @@ MAY_IMPORT = {
     "data": {"core", "data"},
     "clickhouse": {"core", "clickhouse", "errors"},
     "embedded": {"embedded", "errors"},
-    "stream": {"core", "data", "clickhouse", "errors", "settings", "rules", "topics", "metrics", "stream"},
-}
+    "stream": {
+        "core", "data", "clickhouse", "clickhouse_clients", "errors", "kafka_clients", "settings", "rules", "topics",
+        "metrics", "stream",
+    },
+}  # fmt: skip
 """Which parts of `pipeline` a folder may import. What is not named here is the edge, which may import all."""
 STREAM_HOST = {"faust", "mode", "aiokafka"}
 IMPURE = {

@@ -15,8 +15,8 @@ from pipeline.cli.packages import CATALOGUE, catalogue_of_tenant, find_package
 from pipeline.cli.sending_commands import Envelope, carry_out, enveloped
 from pipeline.cli.traffic import INSTANT
 from pipeline.cli.wording import grant_words, money_words
-from pipeline.clickhouse.client import connect
 from pipeline.clickhouse.queries import account_of_tenant
+from pipeline.clickhouse_clients import connect_clickhouse
 from pipeline.core.amounts import parse_credits
 from pipeline.errors import MsgmeterError
 from pipeline.settings import load_settings
@@ -137,7 +137,7 @@ def _grant_of(tenant: str, shown: str) -> str:
     Ends the command where that fits several.
     """
     try:
-        account = account_of_tenant(connect(load_settings().clickhouse), tenant)
+        account = account_of_tenant(connect_clickhouse(load_settings()), tenant)
     except MsgmeterError:
         if ":" in shown:
             return shown  # The worker knows an id that is whole, whatever has become of ClickHouse.

@@ -17,13 +17,13 @@ from pipeline.cli.balance_figures import Document, described, figures
 from pipeline.cli.questions import account_of, accounts_of, one_of, rfc3339
 from pipeline.cli.traffic import now
 from pipeline.cli.wording import grant_words, money_words
-from pipeline.clickhouse.client import connect
 from pipeline.clickhouse.queries import (
     AccountSnapshot,
     Dimension,
     contacts_of_tenant,
     usage_by_period,
 )
+from pipeline.clickhouse_clients import connect_clickhouse
 from pipeline.core.account import FOREVER_AT
 from pipeline.core.account_details import AccountDetails, decode_details
 from pipeline.core.amounts import format_credits
@@ -51,7 +51,7 @@ def balance(tenant: str | None, organization: str | None, output: str) -> None:
     can be spent now. CSV has one line per tenant and leaves out what is itself a list.
     """
     one_of(tenant, organization)
-    client = connect(load_settings().clickhouse)
+    client = connect_clickhouse(load_settings())
     if organization is not None:
         _show_organization(organization, accounts_of(client, organization), output)
         return

@@ -11,8 +11,8 @@ from pipeline.cli.answers import output_option, show_csv, show_facts, show_json
 from pipeline.cli.balance_figures import contacts_document
 from pipeline.cli.questions import account_of, rfc3339
 from pipeline.cli.traffic import INSTANT, now
-from pipeline.clickhouse.client import connect
 from pipeline.clickhouse.queries import contacts_of_tenant
+from pipeline.clickhouse_clients import connect_clickhouse
 from pipeline.core.account_details import decode_details
 from pipeline.settings import load_settings
 
@@ -29,7 +29,7 @@ def contacts(tenant: str, at: int | None, output: str) -> None:
 
     Active is who is marked so, or was sent a message within the days that the plan says, whatever it is marked as.
     """
-    client = connect(load_settings().clickhouse)
+    client = connect_clickhouse(load_settings())
     plan = decode_details(account_of(client, tenant).details).plan
     days = plan.contact_active_days or _DEFAULT_DAYS
     at = now() if at is None else at

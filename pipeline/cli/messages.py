@@ -18,8 +18,8 @@ from pipeline.cli.questions import DATE, FIRST_DATE, account_of, check_order, cl
 from pipeline.cli.sending_commands import exact_rfc3339
 from pipeline.cli.spreadsheets import Sheet, check_file, export_options, write_workbook
 from pipeline.cli.wording import grant_words
-from pipeline.clickhouse.client import connect
 from pipeline.clickhouse.queries import StoredMessage, messages_of_tenant
+from pipeline.clickhouse_clients import connect_clickhouse
 from pipeline.core.amounts import format_credits
 from pipeline.core.windows import bounds
 from pipeline.settings import load_settings
@@ -59,7 +59,7 @@ def messages(
     """
     check_order(first, last)
     check_file(output, path)
-    client = connect(load_settings().clickhouse)
+    client = connect_clickhouse(load_settings())
     account = account_of(client, tenant)
     last_date = last or max(today(account.zone), first or date.min)
     is_of_any_date = kept["message_id"] is not None

@@ -9,8 +9,8 @@ import click
 from pipeline.cli.answers import Cell, grouped, show_json, show_table
 from pipeline.cli.traffic import now
 from pipeline.cli.wording import money_words
-from pipeline.clickhouse.client import connect
 from pipeline.clickhouse.queries import AccountSnapshot, account_of_tenant
+from pipeline.clickhouse_clients import connect_clickhouse
 from pipeline.core.account_details import decode_details
 from pipeline.core.amounts import format_credits, parse_credits
 from pipeline.core.packages import OTHERS, Catalogue, Package, Reach, named_countries, reach
@@ -142,7 +142,7 @@ def _plan_of_tenant(tenant: str) -> Plan:
 
 def _account(tenant: str, instead: str) -> AccountSnapshot:
     """The tenant's account; ends the command with exit code 1, saying what needs none, where there is none."""
-    account = account_of_tenant(connect(load_settings().clickhouse), tenant)
+    account = account_of_tenant(connect_clickhouse(load_settings()), tenant)
     if account is None:
         click.echo(
             f"msgmeter: no account of tenant {tenant!r} is stored yet; names are case-sensitive. What was just"

@@ -26,9 +26,10 @@ from pipeline.core.admission import Origin
 from pipeline.core.partitions import partition_of
 from pipeline.core.refusals import Refusal
 from pipeline.core.signing import ORIGIN_HEADER, PURPOSE_HEADER, header, signed_headers
-from pipeline.errors import Permanent, Transient
+from pipeline.errors import Transient
+from pipeline.kafka_clients import Connection
 from pipeline.logfile import LogRecord
-from pipeline.sending import LogSender, no_broker
+from pipeline.sending import LogSender
 from pipeline.settings import Settings, load_settings
 from pipeline.topics import MESSAGES_RAW, MESSAGES_REFUSED
 
@@ -175,28 +176,21 @@ class _Reader:
     """Reads spans of one topic's partitions, outside of any group."""
 
     def __init__(self, settings: Settings, topic: str) -> None:
-        """Raise Transient where no broker answers and Permanent where the topic does not exist."""
+        """Raise Transient where no broker answers, Permanent where it refuses us or has no such topic."""
         self._topic = topic
+        self._connection = Connection(settings)
         self._consumer = Consumer(
             {
-                "bootstrap.servers": settings.kafka,
+                **self._connection.configuration(),
                 # A group is never joined, but the client wants a name.
                 "group.id": f"{settings.application}-command-line",
                 "enable.auto.commit": False,
                 # Retention and aborted records leave holes; the end of the log ends a span too.
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
-                "log_level": 2,
             }
         )
-        try:
-            found = self._consumer.list_topics(topic, timeout=10).topics[topic]
-        except KafkaException as error:
-            raise no_broker(settings, error) from error
-        if found.error is not None or not found.partitions:
-            raise Permanent(f"Topic {topic} does not exist at {settings.kafka}: run `msgmeter migrate`")
-        self.partitions = len(found.partitions)
-        self._settings = settings
+        self.partitions = self._connection.topic_partitions(self._consumer, topic)
 
     def bounds(self, partition: int) -> Span:
         """The first offset that is still there, and the one after the last."""
@@ -205,7 +199,7 @@ class _Reader:
                 TopicPartition(self._topic, partition), timeout=10
             )
         except KafkaException as error:
-            raise no_broker(self._settings, error) from error
+            raise self._connection.error(error) from error
         return low, high
 
     def read(self, spans: Mapping[int, Span]) -> Iterator[KafkaMessage]:
@@ -218,6 +212,8 @@ class _Reader:
                 if number not in ends:
                     continue
                 error = message.error()
+                if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    raise self._connection.not_permitted(self._topic)
                 if error is None and offset < ends[number]:
                     yield message
                 # What lies between the last record of a span and its end may be holes only, so both end it.

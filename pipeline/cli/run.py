@@ -23,15 +23,15 @@ def worker() -> None:
 @click.command()
 def migrate() -> None:
     """Create topics and tables that are missing; change nothing else."""
-    from pipeline.clickhouse.client import connect  # noqa: PLC0415
     from pipeline.clickhouse.migrate import apply_migrations, create_database  # noqa: PLC0415
+    from pipeline.clickhouse_clients import clickhouse_server, connect_clickhouse  # noqa: PLC0415
     from pipeline.topics import create_topics  # noqa: PLC0415
 
     settings = load_settings()
     for name in create_topics(settings):
         click.echo(f"topic {name}")
-    create_database(settings.clickhouse)
-    for applied in apply_migrations(connect(settings.clickhouse)):
+    create_database(clickhouse_server(settings))
+    for applied in apply_migrations(connect_clickhouse(settings)):
         click.echo(f"table {applied.name}")
     click.echo("up to date")
 

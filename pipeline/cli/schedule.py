@@ -26,8 +26,8 @@ import orjson
 from clickhouse_connect.driver.client import Client
 
 from pipeline.cli.traffic import now
-from pipeline.clickhouse.client import connect
 from pipeline.clickhouse.queries import accounts_due
+from pipeline.clickhouse_clients import connect_clickhouse
 from pipeline.errors import Transient
 from pipeline.logfile import LogRecord, sign_plain
 from pipeline.sending import LogSender
@@ -97,7 +97,7 @@ class Scheduler:
         limit = self._limit + len(self._repeat_by_due)
         try:
             if self._client is None:
-                self._client = connect(self._settings.clickhouse, request_timeout_seconds=_REQUEST_SECONDS)
+                self._client = connect_clickhouse(self._settings, request_timeout_seconds=_REQUEST_SECONDS)
             return accounts_due(self._client, at, limit)
         except Transient:
             self._client = None

@@ -28,13 +28,13 @@ from pipeline.core.partitions import partition_of
 from pipeline.core.records import decode_command
 from pipeline.core.refusals import Refusal
 from pipeline.errors import Permanent
+from pipeline.kafka_clients import METADATA_SECONDS, Connection
 from pipeline.logfile import LogRecord, sign_plain
-from pipeline.sending import LogSender, no_broker
+from pipeline.sending import LogSender
 from pipeline.settings import Settings, load_settings
 from pipeline.topics import ACCOUNT_RESULTS, MESSAGES_REFUSED
 
 _NO_ANSWER = 3
-_METADATA_SECONDS = 5.0
 _AMOUNTS = frozenset({"available", "held", "unassigned"})
 _INSTANTS = frozenset({"expires_at", "next_at"})
 
@@ -69,30 +69,28 @@ class ResultReader:
     """Reads what is answered to one tenant from now on; make it before the command is sent."""
 
     def __init__(self, settings: Settings, tenant: str) -> None:
-        """Raise Transient where no broker answers and Permanent where the topic does not exist."""
+        """Raise Transient where no broker answers, Permanent where it refuses us or has no such topic."""
         self._tenant = tenant
+        self._connection = Connection(settings)
         self._consumer = Consumer(
             {
-                "bootstrap.servers": settings.kafka,
+                **self._connection.configuration(),
                 # A group is never joined, but the client wants a name.
                 "group.id": f"{settings.application}-command-line",
                 "enable.auto.commit": False,
-                "log_level": 2,
             }
         )
         try:
             self._consumer.assign([self._end_of(name) for name in (ACCOUNT_RESULTS, MESSAGES_REFUSED)])
         except KafkaException as error:
-            raise no_broker(settings, error) from error
+            raise self._connection.error(error) from error
 
     def _end_of(self, name: str) -> TopicPartition:
         """Where the tenant's next record of a topic will be."""
-        topic = self._consumer.list_topics(name, timeout=_METADATA_SECONDS).topics[name]
-        if topic.error is not None or not topic.partitions:
-            raise Permanent(f"Topic {name} does not exist: run `msgmeter migrate`")
-        place = TopicPartition(name, partition_of(self._tenant.encode(), len(topic.partitions)))
+        partitions = self._connection.topic_partitions(self._consumer, name)
+        place = TopicPartition(name, partition_of(self._tenant.encode(), partitions))
         # The end as a number: "latest" would be looked up at the first fetch, after the answer perhaps.
-        _, place.offset = self._consumer.get_watermark_offsets(place, timeout=_METADATA_SECONDS)
+        _, place.offset = self._consumer.get_watermark_offsets(place, timeout=METADATA_SECONDS)
         return place
 
     def wait(self, command_ids: Collection[str], deadline_seconds: float) -> dict[str, Answer]:

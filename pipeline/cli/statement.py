@@ -19,9 +19,9 @@ from pipeline.cli.questions import account_of, date_of, local_date, rfc3339
 from pipeline.cli.sending_commands import exact_rfc3339
 from pipeline.cli.spreadsheets import Sheet, check_file, export_options, write_workbook
 from pipeline.cli.statement_table import show_statement
-from pipeline.clickhouse.client import connect
 from pipeline.clickhouse.queries import AccountSnapshot
 from pipeline.clickhouse.statements import opening_by_grant, period_starts, period_usage, statement_entries
+from pipeline.clickhouse_clients import connect_clickhouse
 from pipeline.core.account_details import decode_details
 from pipeline.core.amounts import format_credits
 from pipeline.core.statement import SECTIONS, Statement, UsageSum, make_statement
@@ -70,7 +70,7 @@ def statement(tenant: str, period: str, is_by_entry: bool, output: str, path: st
     before. CSV has the lines, the first and last being the opening and the closing balance.
     """
     check_file(output, path)
-    client = connect(load_settings().clickhouse)
+    client = connect_clickhouse(load_settings())
     account = account_of(client, tenant)
     span = find_period(period, periods(period_starts(client, tenant), account), account.zone)
     if span is None:

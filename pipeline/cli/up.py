@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from rich.live import Live
 from pipeline.cli.live_figures import Figures, FiguresReader
 from pipeline.cli.live_view import Event, figures_line, live_view, start_view
 from pipeline.cli.visible import visible_text
-from pipeline.clickhouse.client import connect
+from pipeline.clickhouse_clients import connect_clickhouse
 from pipeline.embedded.kafka_jars import cache_directory, java, kafka_jars
 from pipeline.embedded.owned import StartError, free_port, require_free_port
 from pipeline.embedded.stack import (
@@ -93,7 +94,9 @@ def up(
     with interrupted_by_sigterm():
         try:
             _start(stack, console)
-            reader = FiguresReader(metrics_url, lambda: connect(stack.clickhouse))
+            reader = FiguresReader(
+                metrics_url, lambda: connect_clickhouse(replace(settings, clickhouse=stack.clickhouse))
+            )
             with suppress(KeyboardInterrupt), _Sampler(reader) as sampler:
                 _watch(stack, sampler, events, for_seconds)
         except KeyboardInterrupt:

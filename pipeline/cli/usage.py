@@ -27,7 +27,6 @@ from pipeline.cli.questions import (
     today,
 )
 from pipeline.cli.spreadsheets import Sheet, check_file, export_options, write_workbook
-from pipeline.clickhouse.client import connect
 from pipeline.clickhouse.queries import (
     AccountSnapshot,
     Dimension,
@@ -36,6 +35,7 @@ from pipeline.clickhouse.queries import (
     usage_by_label,
     usage_by_period,
 )
+from pipeline.clickhouse_clients import connect_clickhouse
 from pipeline.core.amounts import format_credits
 from pipeline.core.windows import Granularity, bounds
 from pipeline.settings import load_settings
@@ -152,7 +152,7 @@ def usage(
         raise click.UsageError(f"{', '.join(_LABELS)} are told apart within one tenant")
     if tenant is not None and "tenant" in told_apart:
         raise click.UsageError("--group-by tenant goes with --organization")
-    client = connect(load_settings().clickhouse)
+    client = connect_clickhouse(load_settings())
     accounts = accounts_of(client, organization) if organization else [account_of(client, tenant or "")]
     zones = {account.zone for account in accounts}
     zone = zones.pop() if len(zones) == 1 else "UTC"

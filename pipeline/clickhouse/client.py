@@ -13,9 +13,10 @@ Invariants
 
 import contextlib
 import ipaddress
+import ssl
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -128,28 +129,48 @@ class Table:
         return [get_from_name(type_name) for _, type_name in self.columns]
 
 
-def connect(url: str, *, connect_timeout_seconds: int = 5, request_timeout_seconds: int = 60) -> Client:
-    """Return a client of the database in `http(s)://[user[:password]@]host[:port][/database]`.
+@dataclass(frozen=True)
+class Server:
+    """A database, and how one gets in; never shown, because the URL may hold a password."""
+
+    url: str = field(repr=False)
+    """`http(s)://[user[:password]@]host[:port][/database]`."""
+    password: str = field(default="", repr=False)
+    """Where the URL holds none."""
+    ca: str = field(default="", repr=False)
+    """File of the CAs trusted for its certificate; empty: the system's."""
+    certificate: str = field(default="", repr=False)
+    """File of our own certificate. Without a password it is the login."""
+    key: str = field(default="", repr=False)
+
+
+def connect(
+    server: Server | str, *, connect_timeout_seconds: int = 5, request_timeout_seconds: int = 60
+) -> Client:
+    """Return a client of a database, named by its URL where that is all there is to say.
 
     Several threads may use it at once: it has no session. Blocks are compressed unless the server is on this
-    machine. Raises `Permanent` for a URL that cannot be used or a refused login, `Transient` if nobody
-    answers.
+    machine. Raises `Permanent` for a URL that cannot be used, a refused login and certificates that are not
+    trusted, `Transient` if nobody answers.
     """
+    if isinstance(server, str):
+        server = Server(server)
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(server.url)
         port = parts.port
     except ValueError:
         raise Permanent("The ClickHouse URL cannot be read: its host or port is malformed") from None
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Permanent("The ClickHouse URL must be http(s)://[user:password@]host:port/database")
     port = port or (8443 if parts.scheme == "https" else 8123)
+    password = unquote(parts.password or "") or server.password
     with _naming(f"{parts.scheme}://{parts.hostname}:{port}"), driver_errors():
         return clickhouse_connect.get_client(
             interface=parts.scheme,
             host=parts.hostname,
             port=port,
             username=unquote(parts.username or "default"),
-            password=unquote(parts.password or ""),
+            password=password,
             database=unquote(parts.path.strip("/")) or "default",
             compress=False if _is_loopback(parts.hostname) else "lz4",
             connect_timeout=connect_timeout_seconds,
@@ -157,6 +178,11 @@ def connect(url: str, *, connect_timeout_seconds: int = 5, request_timeout_secon
             autogenerate_session_id=False,
             autogenerate_query_id=False,
             show_clickhouse_errors="scrub",
+            ca_cert=server.ca or None,
+            client_cert=server.certificate or None,
+            client_cert_key=server.key or None,
+            # A certificate is the login by itself, or goes with the password.
+            tls_mode="strict" if password else "mutual",
         )
 
 
@@ -236,6 +262,10 @@ def _naming(address: str) -> Iterator[None]:
     except Transient as error:
         if getattr(error.__cause__, "code", None):
             raise
+        if _is_tls_fault(error):
+            text = f"No TLS connection to ClickHouse at {address} ({_root_text(error)}): check"
+            text += " MSGMETER_CLICKHOUSE_CA, MSGMETER_CLICKHOUSE_CERTIFICATE and MSGMETER_CLICKHOUSE_KEY"
+            raise Permanent(text) from error.__cause__
         text = (
             f"No ClickHouse answers at {address} ({_root_text(error)});"
             " is `make run` running, or MSGMETER_CLICKHOUSE wrong?"
@@ -277,12 +307,22 @@ def _text_of(error: Exception) -> str:
 
 def _root_text(error: MsgmeterError) -> str:
     """What the system said, such as "Connection refused", where it did; else the whole text."""
+    said = (each.strerror for each in _causes(error) if isinstance(each, OSError) and each.strerror)
+    return next(said, str(error))
+
+
+def _is_tls_fault(error: MsgmeterError) -> bool:
+    """Whether the two sides do not trust each other, which trying again does not change; an end in mid-way may pass."""
+    return any(
+        isinstance(each, ssl.SSLError) and not isinstance(each, ssl.SSLEOFError) for each in _causes(error)
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
+        yield cause
         cause = cause.__cause__ or cause.__context__
-    return str(error)
 
 
 def _is_loopback(host: str) -> bool:

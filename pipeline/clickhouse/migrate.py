@@ -11,13 +11,13 @@ the next one starts.
 import hashlib
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from clickhouse_connect.driver.client import Client
 
-from pipeline.clickhouse.client import Table, connect, driver_errors, insert
+from pipeline.clickhouse.client import Server, Table, connect, driver_errors, insert
 from pipeline.errors import MsgmeterError
 
 SQL_DIRECTORY = Path(__file__).resolve().parents[2] / "sql"
@@ -67,11 +67,13 @@ def apply_migrations(client: Client, directory: Path = SQL_DIRECTORY) -> list[Ap
     return pending
 
 
-def create_database(url: str) -> None:
-    """Create the database a ClickHouse URL names, unless it exists."""
-    parts = urlsplit(url)
+def create_database(server: Server | str) -> None:
+    """Create the database that a server's URL names, unless it exists."""
+    if isinstance(server, str):
+        server = Server(server)
+    parts = urlsplit(server.url)
     database = parts.path.strip("/") or "default"
-    client = connect(urlunsplit(parts._replace(path="")))
+    client = connect(replace(server, url=urlunsplit(parts._replace(path=""))))
     with driver_errors():
         client.command(
             "CREATE DATABASE IF NOT EXISTS {database:Identifier}", parameters={"database": database}

@@ -206,7 +206,8 @@ class Stack:
             ProcessState(name, State.EXTERNAL, address, None, None, 0, None)
             for name, address, own in (
                 ("broker", self.kafka, self._broker),
-                ("clickhouse", self.clickhouse, self._engine),
+                # Without the user's name and password, because it is shown.
+                ("clickhouse", self.clickhouse.rpartition("@")[2], self._engine),
             )
             if own is None
         ]

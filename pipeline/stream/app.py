@@ -14,7 +14,8 @@ import faust
 from faust.types import TP
 
 from pipeline import metrics
-from pipeline.clickhouse.client import connect
+from pipeline.clickhouse_clients import connect_clickhouse
+from pipeline.kafka_clients import kafka_configuration, kafka_tls
 from pipeline.rules import make_rules
 from pipeline.settings import Settings
 from pipeline.stream.chunks import ChunkTransport, Untouched, transport_settings
@@ -87,6 +88,7 @@ def make_app(settings: Settings) -> MeterApp:
     app = MeterApp(
         settings.application,
         broker=[f"aiokafka://{server}" for server in servers],
+        broker_credentials=_credentials(settings),
         store="memory://" if settings.store == "memory" else "rocksdb://",
         datadir=str(settings.state_directory),
         topic_partitions=settings.partitions,
@@ -96,7 +98,7 @@ def make_app(settings: Settings) -> MeterApp:
         web_enabled=False,
         Table=ChangelogTable,
         TableManager=partial(
-            MeterTableManager, kafka={"bootstrap.servers": settings.kafka}, source_topic=MESSAGES_RAW
+            MeterTableManager, kafka=kafka_configuration(settings), source_topic=MESSAGES_RAW
         ),
         table_standby_replicas=0,
         broker_session_timeout=float(settings.session_seconds),
@@ -122,7 +124,7 @@ def make_app(settings: Settings) -> MeterApp:
         settings,
         make_rules(settings),
         tables,
-        connect=partial(connect, settings.clickhouse),
+        connect=partial(connect_clickhouse, settings),
         producer=partial(_producer_of, app),
         owns=partial(confirm_ownership, app),
         commit=partial(_commit, app),
@@ -133,6 +135,19 @@ def make_app(settings: Settings) -> MeterApp:
     _watch_assignment(app)
     metrics.WorkerState(lambda: read_state(app.meter.partitions, partial(_end_offset, app)))
     return app
+
+
+def _credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+    """The login and certificates that librdkafka's clients have, as Faust hands them to aiokafka's."""
+    tls = kafka_tls(settings)
+    if settings.kafka_user:
+        return faust.SASLCredentials(
+            username=settings.kafka_user,
+            password=settings.kafka_password,
+            mechanism=settings.kafka_sasl_mechanism,
+            ssl_context=tls,
+        )
+    return faust.SSLCredentials(tls) if tls else None
 
 
 def _declare_agent(app: MeterApp) -> None:
