@@ -15,6 +15,7 @@ import orjson
 
 from pipeline.core.account import Account, Entry
 from pipeline.core.identity_deltas import StoredCharge
+from pipeline.core.kept import decode_kept
 from pipeline.core.outcomes import FACT_COLUMNS, Outcomes
 from pipeline.core.plans import Plan, decode_plan
 from pipeline.core.process import PartitionFold, StateChanges, Stored
@@ -29,6 +30,7 @@ COMMAND_KEY = b"a key that only tests hold"
 CARDS = load_rate_cards()
 AT = {name: position for position, name in enumerate(FACT_COLUMNS)}
 """Fact column to its position."""
+_account_decoder = msgspec.msgpack.Decoder(Account)
 
 
 def instant(text: str) -> int:
@@ -334,7 +336,7 @@ class Worker:
 
     def account(self, tenant: str = "acme") -> Account:
         """A tenant's account as it was kept last."""
-        return msgspec.msgpack.decode(self.tables.accounts[tenant.encode()][8:], type=Account)
+        return decode_kept(_account_decoder, self.tables.accounts[tenant.encode()])
 
 
 def run(records: Iterable[Record] | Log, given: Rules | None = None, partition: int = 0) -> Worker:

@@ -15,6 +15,7 @@ from faust.types import TP
 
 from pipeline import metrics
 from pipeline.clickhouse_clients import connect_clickhouse
+from pipeline.core.kept import KeptValueError
 from pipeline.kafka_clients import kafka_configuration, kafka_tls
 from pipeline.rules import make_rules
 from pipeline.settings import Settings
@@ -159,6 +160,8 @@ def _declare_agent(app: MeterApp) -> None:
         async for event in stream.noack().events():
             try:
                 await app.meter.take(event, event.message.partition)
+            except KeptValueError as error:
+                end_process(ExitCode.RECOVERY_FAILED, f"partition {event.message.partition}: {error}")
             except asyncio.CancelledError:
                 # The partition went to another worker while this waited for its turn, for room or for an answer.
                 # Faust would take the cancellation for a crash (faust/agents/agent.py:699), start agents anew

@@ -9,18 +9,21 @@ Invariants:
 - of all values of a key the one with the highest applied offset wins, wherever it stands: a worker that was
   paused past its session may append old values behind newer ones. Equal offsets mean equal content, because a
   value is a pure function of the log up to its offset;
+- nothing is stored of a batch with a value of a newer state version;
 - a tombstone counts like a value; its applied offset is in a header;
 - everything acknowledged before the reading began is read: compaction gaps, tombstones and transaction
   markers at the end included, because the end is where the broker says that nothing follows.
 """
 
 import logging
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from pipeline.core.kept import APPLIED_BYTES, check_versions
 from pipeline.errors import MsgmeterError
 from pipeline.stream.stores import NOTHING, PartitionedStore, Position
 
@@ -28,10 +31,10 @@ _log = logging.getLogger(__name__)
 
 APPLIED_HEADER = "applied"
 """Name of the header that holds a tombstone's applied offset, 8 bytes big-endian."""
-APPLIED_BYTES = 8
 
 TopicAndPartition = tuple[str, int]
 
+_TOPIC_ID = struct.Struct(">qq")
 _REQUEST_SECONDS = 30.0
 _POLL_RECORDS = 5_000  # 15 ms of work between two looks at `stopped`
 _POLL_SECONDS = 0.2
@@ -70,6 +73,8 @@ class Bounds(NamedTuple):
 
     low: int
     high: int
+    topic_id: bytes
+    """The broker's own name of the topic: another one when the topic was made anew, or lies in another cluster."""
 
 
 class PartitionReplay:
@@ -86,7 +91,10 @@ class PartitionReplay:
         """Keys whose last record is not the winner: compaction would keep the wrong one."""
 
     def take(self, records: Iterable[Message]) -> None:
-        """Store the winners among what is stored and these records, and the position behind the last one."""
+        """Store the winners among what is stored and these records, and the position behind the last one.
+
+        Raises StateVersionError before anything of the batch is stored.
+        """
         changes: dict[bytes, bytes | None] = {}
         lookup, tombstones, outdated = self._lookup, self._tombstones, self._outdated
         offset = -1
@@ -107,6 +115,7 @@ class PartitionReplay:
                 tombstones[key] = applied
             else:
                 tombstones.pop(key, None)
+        check_versions(changes.values())
         self._store.apply(self._partition, changes, Position(offset + 1, self._floor))
 
     def winners_to_repeat(self) -> dict[bytes, tuple[bytes | None, bytes]]:
@@ -135,6 +144,7 @@ def bounds_of(
             low, high = (
                 _list_offsets(admin, wanted, spec) for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
             )
+            topic_ids = _topic_ids(admin, {topic for topic, _ in wanted})
         except KafkaException as error:
             if stopped() or not _passes(error.args[0]):
                 reason = error.args[0].str()
@@ -142,7 +152,7 @@ def bounds_of(
                     f"no changelog to read ({reason}); has `msgmeter migrate` run?"
                 ) from error
         else:
-            return {each: Bounds(low[each], high[each]) for each in wanted}
+            return {each: Bounds(low[each], high[each], topic_ids[each[0]]) for each in wanted}
 
 
 def _list_offsets(
@@ -153,12 +163,21 @@ def _list_offsets(
     return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
 
 
+def _topic_ids(admin: AdminClient, topics: Iterable[str]) -> dict[str, bytes]:
+    asked = admin.describe_topics(TopicCollection(list(topics)), request_timeout=_REQUEST_SECONDS)
+    ids = {name: future.result().topic_id for name, future in asked.items()}
+    return {
+        name: _TOPIC_ID.pack(each.get_most_significant_bits(), each.get_least_significant_bits())
+        for name, each in ids.items()
+    }
+
+
 def trusted_position(store: PartitionedStore, partition: int, bounds: Bounds) -> Position:
     """Open a partition and give where its reading begins; wipes what cannot be of this changelog.
 
     Upstream ends the worker instead, again at every restart (faust/tables/recovery.py:409, issue 158).
     """
-    position = store.open_partition(partition)
+    position = store.open_partition(partition, bounds.topic_id)
     reason = ""
     if position.next_offset > bounds.high:
         reason = f"it goes up to {position.next_offset}, the changelog only to {bounds.high}"
@@ -166,7 +185,7 @@ def trusted_position(store: PartitionedStore, partition: int, bounds: Bounds) ->
         reason = f"it ends at {position.next_offset}, the changelog begins at {bounds.low}"
     if not reason:
         return position
-    _log.warning("%s: partition %d is wiped and rebuilt: %s", store.table_name, partition, reason)
+    _log.warning("%s: partition %d is rebuilt from its changelog: %s", store.table_name, partition, reason)
     store.wipe_partition(partition)
     return NOTHING
 

@@ -9,6 +9,7 @@ Invariants:
 - values and position of one `apply` are stored together or not at all, so the position is never ahead of
   the values; after a kill RocksDB may fall back to an earlier pair, which recovery completes;
 - a partition that is not opened has no values here, whatever another worker left in the directory;
+- a file of another changelog, or of a newer state version, is not read; the newer one is not touched either;
 - no RocksDB file of this process is closed while another one is being opened.
 """
 
@@ -27,11 +28,12 @@ from faust.stores import memory as faust_memory
 from faust.stores import rocksdb as faust_rocksdb
 
 import pipeline.stream.pins  # noqa: F401 - builds on private parts of Faust's stores
+from pipeline.core import kept
 
 _log = logging.getLogger(__name__)
 
 Changes = Mapping[bytes, bytes | None]
-"""Key to its value, the first 8 bytes of which are its applied offset, or None where the key is deleted."""
+"""Key to its value (pipeline/core/kept.py), or None where the key is deleted."""
 
 
 class Position(NamedTuple):
@@ -57,7 +59,7 @@ class MemoryStore(faust_memory.Store):  # type: ignore[misc]
         self._partitions: dict[int, dict[bytes, bytes]] = {}
         self._positions: dict[int, Position] = {}
 
-    def open_partition(self, partition: int) -> Position:
+    def open_partition(self, partition: int, _changelog: bytes = b"") -> Position:
         """Give what is known of a partition; it can be read and changed from now on."""
         self._partitions.setdefault(partition, {})
         self._show_opened()
@@ -107,7 +109,11 @@ class MemoryStore(faust_memory.Store):  # type: ignore[misc]
 
 
 _POSITION_KEY = b"__msgmeter\0position__"
-_POSITION_NUMBERS = struct.Struct(">QQ")  # next changelog offset, milliseconds since 1970 when it was stored
+# Next changelog offset, milliseconds since 1970 when it was stored; since state version 2 that version, and the
+# changelog's topic id, zeros where it is not known. Then the floor: 8 bytes or none.
+_POSITION_NUMBERS = struct.Struct(">QQ")
+_POSITION_HEAD = struct.Struct(">QQB16s")
+_UNKNOWN_CHANGELOG = bytes(16)
 # A key deleted while a worker was away is known from its tombstone, which Kafka keeps for delete.retention.ms
 # (7 days, pipeline/topics.py). Older files could bring deleted keys back.
 _FILE_AGE_MAX_MS = 6 * 86_400_000
@@ -188,16 +194,20 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
         kwargs["options"] = {"driver": "python-rocksdb"}
         super().__init__(*args, **kwargs)
         self.rocksdb_options = _Options()
+        self._changelogs: dict[int, bytes] = {}
+        """By open partition: the topic id of its changelog."""
 
-    def open_partition(self, partition: int) -> Position:
-        """Open the partition's file, or begin a new one where it is missing, corrupt or too old.
+    def open_partition(self, partition: int, changelog: bytes = _UNKNOWN_CHANGELOG) -> Position:
+        """Open the partition's file, or begin a new one where it is missing, corrupt, too old or of another topic.
 
-        Waits for a file that another worker on this machine is about to close. Runs in a thread.
+        Waits for a file that another worker on this machine is about to close. Runs in a thread. Raises
+        StateVersionError where a newer program wrote it.
         """
+        self._changelogs[partition] = changelog
         deadline = time.monotonic() + _LOCKED_SECONDS_MAX
         while True:
             try:
-                position, stored_at_ms = self._stored_position(partition)
+                position, stored_at_ms, stored_changelog = self._stored_position(partition)
             except rocksdb.errors.Error as error:
                 if "lock" not in str(error).lower():
                     return self._begin_anew(partition, f"it cannot be read: {error}")
@@ -208,18 +218,28 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
                 break
         if position != NOTHING and stored_at_ms < time.time() * 1000 - _FILE_AGE_MAX_MS:
             return self._begin_anew(partition, f"it was last changed {stored_at_ms} ms after 1970")
+        if _UNKNOWN_CHANGELOG not in (changelog, stored_changelog) and changelog != stored_changelog:
+            return self._begin_anew(partition, "it is of another topic, or of one that was made anew since")
         return position
 
-    def _stored_position(self, partition: int) -> tuple[Position, int]:
-        """Give the position in a partition's file and when it was stored, opening the file if need be."""
+    def _stored_position(self, partition: int) -> tuple[Position, int, bytes]:
+        """Give the position in a partition's file, when it was stored and of which changelog.
+
+        Opens the file if need be. Raises StateVersionError where a newer program wrote it.
+        """
         stored = self._db_for_partition(partition).get(_POSITION_KEY)
         if stored is None:
-            return NOTHING, 0
-        next_offset, stored_at_ms = _POSITION_NUMBERS.unpack_from(stored)
-        return Position(next_offset, stored[_POSITION_NUMBERS.size :]), stored_at_ms
+            return NOTHING, 0, _UNKNOWN_CHANGELOG
+        if len(stored) < _POSITION_HEAD.size:  # Of state version 1.
+            next_offset, stored_at_ms = _POSITION_NUMBERS.unpack_from(stored)
+            return Position(next_offset, stored[_POSITION_NUMBERS.size :]), stored_at_ms, _UNKNOWN_CHANGELOG
+        next_offset, stored_at_ms, version, changelog = _POSITION_HEAD.unpack_from(stored)
+        if version > kept.STATE_VERSION:
+            raise kept.StateVersionError(version)
+        return Position(next_offset, stored[_POSITION_HEAD.size :]), stored_at_ms, changelog
 
     def _begin_anew(self, partition: int, reason: str) -> Position:
-        _log.warning("%s: the file of partition %d is rebuilt: %s", self.table_name, partition, reason)
+        _log.warning("%s: partition %d is rebuilt from its changelog: %s", self.table_name, partition, reason)
         self.wipe_partition(partition)
         return NOTHING
 
@@ -271,8 +291,10 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        numbers = _POSITION_NUMBERS.pack(position.next_offset, int(time.time() * 1000))
-        batch.put(_POSITION_KEY, numbers + position.floor)
+        head = _POSITION_HEAD.pack(
+            position.next_offset, int(time.time() * 1000), kept.STATE_VERSION, self._changelogs[partition]
+        )
+        batch.put(_POSITION_KEY, head + position.floor)
         self._dbs[partition].write(batch, disable_wal=True)
 
     def persisted_offset(self, tp: Any) -> int | None:

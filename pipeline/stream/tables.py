@@ -24,9 +24,10 @@ import faust
 from faust.tables.table import Table
 
 import pipeline.stream.pins  # noqa: F401 - overrides private methods
+from pipeline.core.kept import APPLIED_BYTES
 from pipeline.errors import MsgmeterError
 from pipeline.stream.batches import append_records
-from pipeline.stream.changelog import APPLIED_BYTES, APPLIED_HEADER
+from pipeline.stream.changelog import APPLIED_HEADER
 from pipeline.stream.stores import Changes, MemoryStore, PartitionedStore, Position, RocksStore
 
 

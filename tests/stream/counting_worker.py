@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import faust
-from table_scene import PARTITIONS, add_agent, make_app
+from table_scene import PARTITIONS, add_agent, make_app, value
 
 from pipeline.stream.stores import RocksStore
 from pipeline.stream.tables import NotOwnedError, StateTable
@@ -32,7 +32,7 @@ def tell(text: str) -> None:
 
 
 class Counter:
-    """Counts by partition and key; a value is (applied offset + 1, count), 8 bytes each."""
+    """Counts by partition and key; a value is the count, in 8 bytes."""
 
     def __init__(self, app: Any, table: StateTable, *, confirms: bool) -> None:
         self.app = app
@@ -55,10 +55,10 @@ class Counter:
             self.forget()
         values = self.values[partition]
         for record in chunk.records:
-            held = values.get(record.key) or self.table.get(partition, record.key) or bytes(16)
-            applied, count = int.from_bytes(held[:8], "big"), int.from_bytes(held[8:], "big")
+            held = values.get(record.key) or self.table.get(partition, record.key) or value(0)
+            applied, count = int.from_bytes(held[:8], "big"), int.from_bytes(held[9:], "big")
             if record.offset + 1 > applied:
-                values[record.key] = (record.offset + 1).to_bytes(8, "big") + (count + 1).to_bytes(8, "big")
+                values[record.key] = value(record.offset + 1, (count + 1).to_bytes(8, "big"))
                 self.changed[partition].add(record.key)
         self.events[partition].append(event)
 

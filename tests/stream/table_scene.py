@@ -16,6 +16,7 @@ import faust
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from pipeline.core.kept import STATE_VERSION
 from pipeline.stream.changelog import APPLIED_HEADER
 from pipeline.stream.chunks import ChunkTransport, Untouched, transport_settings
 from pipeline.stream.exits import ends_process_on_error
@@ -28,8 +29,8 @@ PARTITIONS = 2
 _COMPACTED = {"cleanup.policy": "compact", "max.message.bytes": "2000000"}
 
 
-def value(applied_offset: int, payload: bytes = b"") -> bytes:
-    return applied_offset.to_bytes(8, "big") + payload
+def value(applied_offset: int, payload: bytes = b"", version: int = STATE_VERSION) -> bytes:
+    return applied_offset.to_bytes(8, "big") + bytes([version]) + payload
 
 
 class MendedTransport(ChunkTransport):
@@ -247,5 +248,5 @@ class Tables:
         async with self.worker(name) as (_, table):
             for partition in range(PARTITIONS):
                 for key, content in table.items(partition):
-                    counts[key] += int.from_bytes(content[8:], "big")
+                    counts[key] += int.from_bytes(content[9:], "big")
         return counts

@@ -187,7 +187,7 @@ class TestFiles:
         assert await rocks.contents() == {b"k": value(5)}
         assert "is rebuilt" in caplog.text
 
-    async def test_a_file_that_knows_more_than_the_changelog_is_rebuilt_and_the_log_says_so(
+    async def test_a_file_of_a_changelog_that_was_made_anew_is_rebuilt_and_the_log_says_so(
         self, rocks: Tables, caplog: pytest.LogCaptureFixture
     ) -> None:
         await self.written(rocks)
@@ -195,7 +195,7 @@ class TestFiles:
         rocks.create_changelog()
         rocks.append([(b"other", value(1), 0)])
         assert await rocks.contents() == {b"other": value(1)}
-        assert "is wiped and rebuilt" in caplog.text
+        assert "state: partition 0 is rebuilt from its changelog: it is of another topic" in caplog.text
 
     async def test_a_file_in_a_shared_directory_goes_with_its_partition(self, rocks: Tables) -> None:
         async with rocks.worker("shared") as (first_app, first):
