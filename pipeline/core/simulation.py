@@ -5,7 +5,7 @@ results, refusals, entries. Uses the same folds, the same partitions and the sam
 broker, database or clock: time ends where the log ends, or with a tick at `until`.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,19 +14,15 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from pipeline.core.account import Account, Entry
-from pipeline.core.admission import FUTURE_MILLISECONDS, LATEST_AT, Admitted
+from pipeline.core.admission import FUTURE_MILLISECONDS, LATEST_AT
 from pipeline.core.contacts import count_contacts
-from pipeline.core.identity_deltas import StoredCharge
 from pipeline.core.instructions import Tick
-from pipeline.core.kept import decode_kept
-from pipeline.core.outcomes import FACT_COLUMNS, Document, Fact, Outcomes
+from pipeline.core.outcomes import FACT_COLUMNS, ContactMark, Document, Fact
 from pipeline.core.partitions import partition_of
-from pipeline.core.process import PartitionFold, StateChanges, Stored
-from pipeline.core.refunds import NO_OFFSET, StoredMessage, refund_key
+from pipeline.core.replay import CHECKPOINT_RECORDS, Replay
 from pipeline.core.report_lines import Cell, Contacts, account_line, entry_lines, usage_lines
 from pipeline.core.rules import Rules
 from pipeline.core.signing import signed_headers
-from pipeline.core.usage import usage_entries
 from pipeline.core.windows import WINDOW_MILLISECONDS
 
 _AT = {name: position for position, name in enumerate(FACT_COLUMNS)}
@@ -34,7 +30,6 @@ _TENANT, _OCCURRED, _DAY = _AT["tenant"], _AT["occurred_at"], _AT["local_date"]
 _DIMENSIONS = tuple(_AT[name] for name in ("kind", "direction", "country", "category"))
 _SUMS = tuple(_AT[name] for name in ("messages", "segments", "quantity", "credits_micros"))
 _DIRECTION, _MESSAGES, _CONTACT = _AT["direction"], _AT["messages"], _AT["counterparty_hash"]
-_IDENTITY, _FINGERPRINT, _OFFSET = _AT["message_key"], _AT["fingerprint"], _AT["kafka_offset"]
 
 
 class FileRecord(Protocol):
@@ -65,25 +60,6 @@ class _Record(NamedTuple):
     headers: Sequence[tuple[str, bytes]]
 
 
-class _Kept:
-    """The state of one partition between checkpoints, as tables would keep it."""
-
-    def __init__(self, partition: int, rules: Rules) -> None:
-        self.accounts: dict[bytes, bytes] = {}
-        self.windows: dict[bytes, bytes] = {}
-        self.fold = PartitionFold(partition, rules, self.accounts.get, self.windows.get)
-        self.offset = 0
-        self.waiting: list[_Record] = []
-
-    def keep(self, changes: StateChanges) -> None:
-        for table, values in ((self.windows, changes.windows), (self.accounts, changes.accounts)):
-            for key, value in values.items():
-                if value is None:
-                    table.pop(key, None)
-                else:
-                    table[key] = value
-
-
 @dataclass
 class Report:
     """What came of a log. Sums are exact integers; credits are micro-credits until `document` shows them."""
@@ -102,7 +78,7 @@ class Report:
     entries: list[tuple[str, Entry]] = field(default_factory=list)
     """(tenant, entry): usage entries are one per window and grant."""
     facts: list[Fact] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
 
     def document(self) -> Document:
         """The report as `msgmeter simulate --json` prints it: sorted, credits as decimal strings."""
@@ -133,7 +109,7 @@ def simulate(
     *,
     until: int | None = None,
     chunk_records: int = 2_000,
-    checkpoint_records: int = 50_000,
+    checkpoint_records: int = CHECKPOINT_RECORDS,
 ) -> Report:
     """Folds a log. How it is cut into chunks and checkpoints changes nothing in the report.
 
@@ -162,6 +138,19 @@ def simulate(
     return run.report()
 
 
+class _Log:
+    """A partition's log as far as it was taken, and what of it is yet to be folded."""
+
+    def __init__(self, replay: Replay) -> None:
+        self.replay = replay
+        self.end_offset = 0
+        self.waiting: list[_Record] = []
+
+    def fold(self) -> None:
+        records, self.waiting = self.waiting, []
+        self.replay.fold(records)
+
+
 class _Run:
     """A simulation under way."""
 
@@ -169,109 +158,46 @@ class _Run:
         self._rules = rules
         self._chunk_records = chunk_records
         self._checkpoint_records = checkpoint_records
-        self._partitions: dict[int, _Kept] = {}
-        self._stored: dict[bytes, Fact] = {}
-        self._outcomes = Outcomes()
-        self._usage_entries: dict[tuple[str, str], tuple[str, Entry]] = {}
+        self._partitions: dict[int, _Log] = {}
 
     def take(
         self, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]], received_at: int
     ) -> None:
         number = partition_of(key, self._rules.partitions) if key else 0
-        kept = self._partitions.get(number)
-        if kept is None:
-            kept = self._partitions[number] = _Kept(number, self._rules)
-        kept.waiting.append(_Record(kept.offset, received_at, key, value, headers))
-        kept.offset += 1
-        if len(kept.waiting) >= self._chunk_records:
-            self._fold(kept)
+        log = self._partitions.get(number)
+        if log is None:
+            log = self._partitions[number] = _Log(Replay(number, self._rules, self._checkpoint_records))
+        log.waiting.append(_Record(log.end_offset, received_at, key, value, headers))
+        log.end_offset += 1
+        if len(log.waiting) >= self._chunk_records:
+            log.fold()
 
     def fold_all(self) -> None:
-        for number in sorted(self._partitions):
-            self._fold(self._partitions[number])
+        for log in self._partitions.values():
+            log.fold()
 
     def tenants(self) -> list[str]:
-        self._keep_all()
-        return [key.decode() for kept in self._partitions.values() for key in kept.accounts]
-
-    def _fold(self, kept: _Kept) -> None:
-        records, kept.waiting = kept.waiting, []
-        if not records:
-            return
-        fold = kept.fold
-        admitted = fold.admit(records)
-        fold.fold(admitted, self._look_up(fold, admitted))
-        fold.applied(records[-1].offset)
-        self._take(fold)
-        # A checkpoint falls where the offset passes a multiple, so chunks may be of any size.
-        if kept.offset // self._checkpoint_records != records[0].offset // self._checkpoint_records:
-            self._checkpoint(kept)
-
-    def _look_up(self, fold: PartitionFold, admitted: Sequence[Admitted]) -> Stored:
-        facts = self._stored
-        charges = {
-            key: StoredCharge(facts[key][_OFFSET], facts[key][_FINGERPRINT])
-            for _, key in fold.look_ups(admitted)
-            if key in facts
-        }
-        messages = {}
-        for _, key in fold.refund_look_ups(admitted):
-            if key in facts:
-                refund = facts.get(refund_key(key))
-                messages[key] = StoredMessage(facts[key], refund[_OFFSET] if refund else NO_OFFSET)
-        return Stored(charges, messages)
-
-    def _checkpoint(self, kept: _Kept) -> None:
-        changes = kept.fold.checkpoint()
-        kept.keep(changes)
-        for window in changes.changed_windows:
-            for entry in usage_entries(window):
-                self._usage_entries[window.tenant, entry.entry_id] = (window.tenant, entry)
-
-    def _take(self, fold: PartitionFold) -> None:
-        outcomes = fold.take_outcomes()
-        for fact in outcomes.facts:
-            self._stored[fact[_IDENTITY]] = fact
-        total = self._outcomes
-        total.facts += outcomes.facts
-        total.entries += outcomes.entries
-        total.alerts += outcomes.alerts
-        total.results += outcomes.results
-        total.recharges += outcomes.recharges
-        total.contacts += outcomes.contacts
-        total.refusals += outcomes.refusals
-        total.counts += outcomes.counts
-
-    def _keep_all(self) -> None:
-        for kept in self._partitions.values():
-            self._checkpoint(kept)
+        return [tenant for log in self._partitions.values() for tenant in log.replay.tenants()]
 
     def report(self) -> Report:
-        self._keep_all()
-        decoder = msgspec.msgpack.Decoder(Account)
-        accounts = [
-            decode_kept(decoder, value)
-            for kept in self._partitions.values()
-            for value in kept.accounts.values()
-        ]
-        outcomes = self._outcomes
-        windows, days = _sum(outcomes.facts)
-        # Partitions are folded in turns, which depend on the size of chunks; positions do not.
-        for told in (outcomes.results, outcomes.recharges, outcomes.refusals):
-            told.sort(key=lambda each: (each["partition"], each["offset"]))
-        return Report(
-            accounts={account.tenant: account for account in accounts},
-            windows=windows,
-            days=days,
-            alerts=outcomes.alerts,
-            results=outcomes.results,
-            recharges=outcomes.recharges,
-            contacts=_contacts(accounts, outcomes, self._rules),
-            refusals=outcomes.refusals,
-            entries=[*outcomes.entries, *self._usage_entries.values()],
-            facts=outcomes.facts,
-            counts=outcomes.counts,
-        )
+        report, contacts = Report(), []
+        for _, log in sorted(self._partitions.items()):
+            came = log.replay.take()
+            outcomes = came.outcomes
+            report.accounts |= came.accounts
+            report.facts += outcomes.facts
+            report.alerts += outcomes.alerts
+            # A partition's results come in log order, its refusals may be those of earlier records.
+            report.results += outcomes.results
+            report.recharges += outcomes.recharges
+            report.refusals += sorted(outcomes.refusals, key=lambda each: each["offset"])
+            report.entries += outcomes.entries
+            report.entries += [(tenant, entry) for (tenant, _), entry in came.usage_entries.items()]
+            report.counts += outcomes.counts
+            contacts += outcomes.contacts
+        report.windows, report.days = _sum(report.facts)
+        report.contacts = _contacts(report.accounts.values(), contacts, report.facts, self._rules)
+        return report
 
 
 def _sum(facts: Iterable[Fact]) -> tuple[dict[tuple[Any, ...], Cell], dict[tuple[Any, ...], Cell]]:
@@ -290,13 +216,15 @@ def _sum(facts: Iterable[Fact]) -> tuple[dict[tuple[Any, ...], Cell], dict[tuple
     return dict(windows), dict(days)
 
 
-def _contacts(accounts: Iterable[Account], outcomes: Outcomes, rules: Rules) -> dict[str, Contacts]:
+def _contacts(
+    accounts: Iterable[Account], marks: Iterable[ContactMark], facts: Iterable[Fact], rules: Rules
+) -> dict[str, Contacts]:
     """The contacts of each tenant that has some to count, at its account's time."""
     states: dict[str, dict[int, str]] = defaultdict(dict)
-    for mark in sorted(outcomes.contacts, key=lambda each: each.offset):
+    for mark in sorted(marks, key=lambda each: each.offset):
         states[mark.tenant][mark.contact_hash] = mark.state
     messaged: dict[str, dict[int, int]] = defaultdict(dict)
-    for fact in outcomes.facts:
+    for fact in facts:
         if fact[_DIRECTION] == "outbound" and fact[_MESSAGES]:
             last_at = messaged[fact[_TENANT]]
             last_at[fact[_CONTACT]] = max(last_at.get(fact[_CONTACT], 0), fact[_OCCURRED])
