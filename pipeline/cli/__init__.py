@@ -1,7 +1,8 @@
 """The command line: `msgmeter`.
 
 Data goes to standard output, progress and errors to standard error. Exit codes: 0 done, 1 some of the input was
-refused, 2 the call or the settings are wrong, 3 a service could not be used.
+refused, 2 the call or the settings are wrong, 3 a service could not be used; `reconcile` also exits with 4 where
+something differs, and with 5 where nothing does but something could not be compared.
 """
 
 import logging
@@ -32,6 +33,7 @@ _MODULE_BY_COMMAND = {
     "messages": "pipeline.cli.messages:messages",
     "contacts": "pipeline.cli.contacts:contacts",
     "retry": "pipeline.cli.retry:retry",
+    "reconcile": "pipeline.cli.reconcile:reconcile",
 }
 """In the order of the help: run it, feed it, ask it. Loaded when used, since Faust takes a second to import."""
 

@@ -13,12 +13,11 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import click
 import msgspec
 import orjson
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from pipeline.cli.traffic import progress_bar
@@ -26,18 +25,13 @@ from pipeline.core.admission import Origin
 from pipeline.core.partitions import partition_of
 from pipeline.core.refusals import Refusal
 from pipeline.core.signing import ORIGIN_HEADER, PURPOSE_HEADER, header, signed_headers
-from pipeline.errors import Transient
-from pipeline.kafka_clients import Connection
 from pipeline.logfile import LogRecord
+from pipeline.reading import Span, TopicReader
 from pipeline.sending import LogSender
 from pipeline.settings import Settings, load_settings
 from pipeline.topics import MESSAGES_RAW, MESSAGES_REFUSED
 
 _RETRYABLE = [reason.value for reason in Refusal if reason.retryable]
-_POLL_SECONDS = 0.2
-"""How long a batch is waited for to fill."""
-_SILENT_POLLS = 150
-_BATCH_RECORDS = 1_000
 _SEEK_RECORDS = 5_000
 """Reading over this many records is cheaper than a new fetch; further apart, the reader jumps."""
 _PROGRESS_RECORDS = 100
@@ -46,8 +40,6 @@ _MARKS = 3
 
 Positions = Mapping[int, Mapping[int, str]]
 """By partition and offset: the digest of the record's value."""
-Span = tuple[int, int]
-"""The offsets `[start, end)` of a partition."""
 
 
 @click.command()
@@ -116,7 +108,7 @@ def _refused_positions(settings: Settings, tenant: str | None, reason: str) -> P
 
 def _documents(settings: Settings, tenant: str | None) -> Iterator[dict[str, Any]]:
     """Every refusal up to now; of one tenant's partition only where a tenant is asked for."""
-    with _Reader(settings, MESSAGES_REFUSED) as reader:
+    with TopicReader(settings, MESSAGES_REFUSED) as reader:
         numbers: Sequence[int] = range(reader.partitions)
         if tenant is not None:
             numbers = [partition_of(tenant.encode(), reader.partitions)]
@@ -134,7 +126,7 @@ def _raw_records(
     """The records at these positions with their digests, in the order of each partition's log."""
     if not positions:
         return
-    with _Reader(settings, MESSAGES_RAW) as reader:
+    with TopicReader(settings, MESSAGES_RAW) as reader:
         stretches: dict[int, Iterator[Span]] = {}
         for number, digests in positions.items():
             low, high = reader.bounds(number)
@@ -170,71 +162,6 @@ def _forwarded(message: KafkaMessage, secret: bytes) -> LogRecord:
         place = Origin(message.timestamp()[1], message.partition(), message.offset())
         origin = msgspec.json.encode(place)
     return LogRecord(key, value, [*headers, *signed_headers(secret, "forwarded", key, value, origin)])
-
-
-class _Reader:
-    """Reads spans of one topic's partitions, outside of any group."""
-
-    def __init__(self, settings: Settings, topic: str) -> None:
-        """Raise Transient where no broker answers, Permanent where it refuses us or has no such topic."""
-        self._topic = topic
-        self._connection = Connection(settings)
-        self._consumer = Consumer(
-            {
-                **self._connection.configuration(),
-                # A group is never joined, but the client wants a name.
-                "group.id": f"{settings.application}-command-line",
-                "enable.auto.commit": False,
-                # Retention and aborted records leave holes; the end of the log ends a span too.
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
-            }
-        )
-        self.partitions = self._connection.topic_partitions(self._consumer, topic)
-
-    def bounds(self, partition: int) -> Span:
-        """The first offset that is still there, and the one after the last."""
-        try:
-            low, high = self._consumer.get_watermark_offsets(
-                TopicPartition(self._topic, partition), timeout=10
-            )
-        except KafkaException as error:
-            raise self._connection.error(error) from error
-        return low, high
-
-    def read(self, spans: Mapping[int, Span]) -> Iterator[KafkaMessage]:
-        """The records of one span per partition; those of a partition in order, partitions mixed."""
-        ends = {number: end for number, (start, end) in spans.items() if start < end}
-        self._consumer.assign([TopicPartition(self._topic, number, spans[number][0]) for number in ends])
-        while ends:
-            for message in self._consume():
-                number, offset = message.partition(), message.offset()
-                if number not in ends:
-                    continue
-                error = message.error()
-                if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                    raise self._connection.not_permitted(self._topic)
-                if error is None and offset < ends[number]:
-                    yield message
-                # What lies between the last record of a span and its end may be holes only, so both end it.
-                is_end = error is not None and error.code() == KafkaError._PARTITION_EOF  # noqa: SLF001 - its name
-                if is_end or (error is None and offset >= ends[number] - 1):
-                    del ends[number]
-                    self._consumer.incremental_unassign([TopicPartition(self._topic, number)])
-
-    def _consume(self) -> list[KafkaMessage]:
-        """The next messages and events; raise Transient where none come for long."""
-        for _ in range(_SILENT_POLLS):
-            messages: list[KafkaMessage] = self._consumer.consume(_BATCH_RECORDS, _POLL_SECONDS)
-            if messages:
-                return messages
-        raise Transient(f"{self._topic} could not be read: the broker is silent", retry_after_seconds=5.0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._consumer.close()
 
 
 def _show(counts: Mapping[str, int], *, as_json: bool) -> None:

@@ -7,7 +7,7 @@ before and after ClickHouse has merged what was stored twice. Never writes, neve
 Periods are `[start, end)`; their bounds are computed by the caller from the tenant's zone.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
@@ -290,6 +290,12 @@ def run_query(client: Client, name: str, parameters: Mapping[str, Any]) -> list[
     """
     with driver_errors():
         return list(client.query(_statement(name), parameters=dict(parameters)).result_rows)
+
+
+def stream_query(client: Client, name: str, parameters: Mapping[str, Any]) -> Iterator[Sequence[Any]]:
+    """Give the rows of `sql/queries/<name>.sql` while they come, a block at a time in memory; else as `run_query`."""
+    with driver_errors(), client.query_rows_stream(_statement(name), parameters=dict(parameters)) as rows:
+        yield from rows
 
 
 @cache

@@ -1,0 +1,80 @@
+"""The second half of `msgmeter reconcile`: what is stored against what is stored, without the log.
+
+Takes a client and a scope; ClickHouse compares windows with facts, usage entries with what facts burned, and balances
+with entries and grants, for some hundred tenants at a time, and gives only what differs. Never writes.
+
+What a checkpoint is storing at this moment may look like a difference: rows of its tables come one after the other. So
+whatever differs is asked for again, and counts when it differs each time.
+"""
+
+from collections.abc import Mapping
+from time import sleep
+from typing import Any
+
+from clickhouse_connect.driver.client import Client
+
+from pipeline.clickhouse.comparing import (
+    TENANTS_PER_QUERY,
+    Days,
+    StoredComparison,
+    compared_in_store,
+    stored_tenants,
+)
+from pipeline.core import reconciliation as parts
+from pipeline.core.reconciliation import Part, Scope, Tally, Values
+
+_ATTEMPTS = 3
+_PAUSE_SECONDS = 1.0
+_QUERIES: Mapping[Part, Any] = {
+    parts.FACTS_AND_WINDOWS: "windows_against_facts",
+    parts.FACTS_AND_ENTRIES: "entries_against_facts",
+    parts.ENTRIES_AND_BALANCES: "balances_against_entries",
+}
+STORED_PARTS = tuple(_QUERIES)
+_KEY_LENGTH = {parts.FACTS_AND_WINDOWS: 6, parts.FACTS_AND_ENTRIES: 3, parts.ENTRIES_AND_BALANCES: 1}
+
+
+def compare_stored(client: Client, scope: Scope, days: Days, tallies: Mapping[Part, Tally]) -> int:
+    """Compares all tenants of the scope; gives how many rows were being stored all the time, and not compared."""
+    tenants = [tenant for tenant in stored_tenants(client) if scope.has_tenant(tenant)]
+    moving = 0
+    for start in range(0, len(tenants), TENANTS_PER_QUERY):
+        some = tenants[start : start + TENANTS_PER_QUERY]
+        for part, name in _QUERIES.items():
+            found = _settled(client, part, name, some, days)
+            moving += found.moving
+            _tell(tallies[part], found)
+    return moving
+
+
+def _settled(client: Client, part: Part, name: Any, tenants: list[str], days: Days) -> StoredComparison:  # noqa: ANN401 - the name of a query
+    """What differs and goes on differing."""
+    found = compared_in_store(client, name, tenants, days)
+    for _ in range(_ATTEMPTS - 1):
+        if not found.differing and not found.moving:
+            break
+        sleep(_PAUSE_SECONDS)
+        again = compared_in_store(client, name, tenants, days)
+        keys = {row[: _KEY_LENGTH[part]] for row in found.rows}
+        rows = [row for row in again.rows if row[: _KEY_LENGTH[part]] in keys]
+        whole = min(found.differing, again.differing) if len(again.rows) < again.differing else len(rows)
+        found = again._replace(rows=rows, differing=whole)
+    return found
+
+
+def _tell(tally: Tally, found: StoredComparison) -> None:
+    tally.agree(found.compared - found.moving - found.differing)
+    for row in found.rows:
+        key, one, other = _sides(tally.part, row)
+        tally.compare(key, one, other, row[-1])
+    # More than are listed are counted all the same.
+    tally.differing += found.differing - len(found.rows)
+
+
+def _sides(part: Part, row: tuple[Any, ...]) -> tuple[tuple[Any, ...], Values, Values]:
+    key = row[: _KEY_LENGTH[part]]
+    if part is parts.FACTS_AND_WINDOWS:
+        return key, (*row[6:10], row[1]), (*row[10:14], row[1])
+    if part is parts.FACTS_AND_ENTRIES:
+        return key, (row[3], row[1]), (row[4], row[1])
+    return key, (row[1], row[1], 0), row[2:5]
