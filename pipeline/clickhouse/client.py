@@ -1,7 +1,7 @@
 """How msgmeter speaks to ClickHouse: connecting, inserting columns, and what an error means for the caller.
 
-Takes a URL, or a table with columns of Python values. Gives a client of ClickHouse's own driver, or nothing
-for an insert that is stored. Every error of the driver and of HTTP leaves here as `Transient`, `Permanent` or
+Takes a URL, a table with columns of Python values, or a query. Gives a client of ClickHouse's own driver, nothing
+for an insert that is stored, or rows. Every error of the driver and of HTTP leaves here as `Transient`, `Permanent` or
 `Unstorable`, with its cause chained; nobody else names the driver's errors. Never shows a password.
 
 Invariants
@@ -9,6 +9,9 @@ Invariants
 - Repeating an insert, the same rows with the same token, stores nothing twice. The driver itself may send one
   twice when a connection drops: the token is what makes that harmless.
 - One token never carries different rows: where a batch is cut, each piece has a token made of its bounds.
+- An answer that was cut off is an error, wherever the cut. "Nothing found" is believed of `ask_whole` alone: an
+  answer without rows has no bytes, so behind a balancer that ends a dead server's answer in good order it is
+  like no answer.
 """
 
 import contextlib
@@ -90,6 +93,9 @@ _ROW_CODES = frozenset({
     469,  # VIOLATED_CONSTRAINT
 })  # fmt: skip
 
+_REQUEST_TIMEOUT = 408
+"""What a proxy answers whose patience with a large insert has ended; of the others the driver tells itself."""
+
 _FOREIGN_ERRORS = (
     driver.ClickHouseError,
     driver.StreamCompleteException,
@@ -100,6 +106,13 @@ _FOREIGN_ERRORS = (
 
 _SERIALISING_ERRORS = (TypeError, ValueError, AttributeError, OverflowError, struct.error)
 """What the driver lets through when a value does not fit its column, besides its own DataError."""
+
+_SUMMARY_FIELD = "written_rows"
+"""What every `X-ClickHouse-Summary` has, of a query as of an insert."""
+_CUT_OFF = (
+    "ClickHouse's answer was cut off (a proxy before it must pass X-ClickHouse-Summary on, and not end what"
+    " is unfinished)"
+)
 
 _INSERT_SETTINGS: Mapping[str, Any] = {
     # Stored when answered, not when a buffer is flushed.
@@ -200,7 +213,7 @@ def insert(client: Client, table: Table, columns: Sequence[Sequence[Any]], token
         return
     try:
         with driver_errors():
-            client.insert(
+            told = client.insert(
                 table.name,
                 columns,
                 column_names=table.column_names,
@@ -210,6 +223,52 @@ def insert(client: Client, table: Table, columns: Sequence[Sequence[Any]], token
             )
     except _SERIALISING_ERRORS as error:
         raise Unstorable(f"A value does not fit {table.name}: {_text_of(error)}") from error
+    _assert_whole_head(told.summary)
+
+
+def ask(
+    client: Client,
+    statement: str,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> list[tuple[Any, ...]]:
+    """Return the rows of a SELECT, columns in its order."""
+    with driver_errors():
+        result = client.query(statement, parameters=dict(parameters or {}), settings=dict(settings or {}))
+        rows = list(result.result_rows)
+    _assert_whole_head(result.summary)
+    return rows
+
+
+def ask_whole(
+    client: Client,
+    statement: str,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> list[tuple[Any, ...]]:
+    """Return the rows of a SELECT in any order, and none only where there are none.
+
+    They come as one value in one row, which is there or not: what is charged depends on them.
+    """
+    whole = f"SELECT groupArray(tuple(*)) FROM (\n{statement}\n)"  # noqa: S608 - our own statements
+    answer = ask(client, whole, parameters=parameters, settings=settings)
+    if len(answer) != 1:
+        raise Transient(_CUT_OFF, retry_after_seconds=SOON_SECONDS)
+    # Some servers name the elements, and the driver then makes dictionaries of them.
+    return [tuple(row.values()) if isinstance(row, dict) else row for row in answer[0][0]]
+
+
+def _assert_whole_head(summary: Mapping[str, Any]) -> None:
+    """Raise `Transient` unless an answer's head was whole.
+
+    A head without an end passes for a whole one: http.client takes the stream's end for it, and without a length
+    the body for empty, so a query found nothing and an insert is stored. The summary is the last of the head.
+    Source: ClickHouse, WriteBufferFromHTTPServerResponse::finishSendHeaders
+    """
+    if _SUMMARY_FIELD not in summary:
+        raise Transient(_CUT_OFF, retry_after_seconds=SOON_SECONDS)
 
 
 def insert_isolating(
@@ -286,9 +345,8 @@ def operating_error(error: Exception) -> MsgmeterError:
         return Permanent(text)
     if isinstance(error, driver.DatabaseError) and not isinstance(error, driver.OperationalError):
         # An HTTP status without a ClickHouse error: a proxy before the server, or no ClickHouse at all.
-        return (
-            Permanent(text) if "HTTP status 4" in text else Transient(text, retry_after_seconds=LATER_SECONDS)
-        )
+        refused = "HTTP status 4" in text and f"HTTP status {_REQUEST_TIMEOUT}" not in text
+        return Permanent(text) if refused else Transient(text, retry_after_seconds=LATER_SECONDS)
     return Transient(text, retry_after_seconds=SOON_SECONDS)
 
 

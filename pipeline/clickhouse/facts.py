@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
-from pipeline.clickhouse.client import Table, driver_errors
+from pipeline.clickhouse.client import Table, ask_whole
 from pipeline.core.outcomes import FACT_COLUMNS, Fact
 from pipeline.core.refunds import NO_OFFSET, StoredMessage, refund_key
 
@@ -133,11 +133,9 @@ def _rows_of(client: Client, statement: str, asked: set[tuple[str, bytes]]) -> I
         return
     filled = statement.replace("KEYS", ", ".join(_literal(key) for _, key in asked))
     settings = {**_LOOK_UP_SETTINGS, "max_query_size": len(filled) + 1024}
-    with driver_errors():
-        rows = client.query(filled, settings=settings).result_rows
-    for row in rows:
+    for row in ask_whole(client, filled, settings=settings):
         if row[:2] in asked:
-            yield tuple(row)
+            yield row
 
 
 _CHARGES = """

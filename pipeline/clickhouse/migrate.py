@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from clickhouse_connect.driver.client import Client
 
-from pipeline.clickhouse.client import Server, Table, connect, driver_errors, insert
+from pipeline.clickhouse.client import Server, Table, ask_whole, connect, driver_errors, insert
 from pipeline.errors import MsgmeterError
 
 SQL_DIRECTORY = Path(__file__).resolve().parents[2] / "sql"
@@ -31,6 +31,8 @@ LEDGER = Table(
         ("applied_at", "DateTime64(3, 'UTC')"),
     ),
 )
+
+_LEDGER_EXISTS = "SELECT 1 FROM system.tables WHERE database = currentDatabase() AND name = {name:String}"
 
 _NAME = re.compile(r"(\d{3})_[a-z0-9_]+\.sql")
 
@@ -98,13 +100,10 @@ def read_migrations(directory: Path) -> list[Applied]:
 
 def applied_migrations(client: Client) -> list[Applied]:
     """Return what the database records as applied, oldest first; nothing if it has no record yet."""
-    with driver_errors():
-        if not client.command(f"EXISTS TABLE {LEDGER.name}"):
-            return []
-        rows = client.query(
-            f"SELECT version, name, checksum FROM {LEDGER.name} FINAL ORDER BY version"  # noqa: S608 - our own name
-        ).result_rows
-    return [Applied(version, name, checksum.decode()) for version, name, checksum in rows]
+    if not ask_whole(client, _LEDGER_EXISTS, parameters={"name": LEDGER.name}):
+        return []
+    rows = ask_whole(client, f"SELECT version, name, checksum FROM {LEDGER.name} FINAL")  # noqa: S608 - our own name
+    return [Applied(version, name, checksum.decode()) for version, name, checksum in sorted(rows)]
 
 
 def _check(migrations: list[Applied], recorded: list[Applied]) -> None:

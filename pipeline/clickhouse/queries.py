@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
-from pipeline.clickhouse.client import driver_errors
+from pipeline.clickhouse.client import ask, ask_whole
 from pipeline.clickhouse.migrate import SQL_DIRECTORY
 from pipeline.core.contacts import ContactCounts, messaged_since
 from pipeline.core.windows import WINDOW_MILLISECONDS
@@ -288,8 +288,12 @@ def run_query(client: Client, name: str, parameters: Mapping[str, Any]) -> list[
 
     Raises `Transient` and `Permanent` as `pipeline.clickhouse.client` says.
     """
-    with driver_errors():
-        return list(client.query(_statement(name), parameters=dict(parameters)).result_rows)
+    return ask(client, _statement(name), parameters=parameters)
+
+
+def run_query_whole(client: Client, name: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """Do what `run_query` does, in any order, where "none" must be certain: see `ask_whole`."""
+    return ask_whole(client, _statement(name), parameters=parameters)
 
 
 def stream_query(client: Client, name: str, parameters: Mapping[str, Any]) -> Iterator[Sequence[Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 from clickhouse_connect.driver.client import Client
 
 from pipeline.clickhouse.client import Table
-from pipeline.clickhouse.queries import run_query
+from pipeline.clickhouse.queries import run_query_whole
 
 WINDOWS_PER_QUERY = 200
 """ClickHouse takes 128 KiB for one parameter, and a tenant has at most 128 characters."""
@@ -130,7 +130,7 @@ def recompute_windows(client: Client, versions: Mapping[tuple[str, int], int]) -
     while piece := list(islice(windows, WINDOWS_PER_QUERY)):
         starts = [start // 1000 for _, start in piece]
         parameters = {"tenants": [tenant for tenant, _ in piece], "starts": starts}
-        for row in run_query(client, "windows_from_facts", parameters):
+        for row in run_query_whole(client, "windows_from_facts", parameters):
             for column, value in zip(columns, row, strict=False):
                 column.append(value)
             columns[-1].append(versions[row[0], row[1] * 1000])

@@ -36,8 +36,10 @@ class Exchange:
         writer: asyncio.StreamWriter,
         head: bytes,
         head_fields: dict[str, str],
+        remembered: dict[bytes, Answer] | None,
     ) -> None:
         self._upstream = upstream
+        self._remembered = remembered
         self._reader = reader
         self._writer = writer
         self._head = head
@@ -82,6 +84,14 @@ class Exchange:
     async def forward(self) -> Answer:
         """Let the server execute the request; its answer whole, framed for a connection that is kept."""
         await self.read()
+        if self._remembered is None:
+            return await self._executed()
+        request = self._head + self._body
+        if request not in self._remembered:
+            self._remembered[request] = await self._executed()
+        return self._remembered[request]
+
+    async def _executed(self) -> Answer:
         lines = [
             line
             for line in self._head.removesuffix(HEAD_END).split(b"\r\n")
@@ -99,6 +109,8 @@ class Exchange:
         if not end:
             raise ConnectionResetError("the server ended without an answer")
         lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"connection:")]
+        # Its own server sends the summary last, because it counts until the head is written.
+        lines.sort(key=lambda line: line.lower().startswith(b"x-clickhouse-summary:"))
         return Answer(b"\r\n".join(lines) + HEAD_END, body)
 
     async def send(self, data: bytes) -> None:

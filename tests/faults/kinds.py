@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import lz4.frame
+
 from tests.faults.exchange import HEAD_END, Answer, Exchange, framed, unframed
 
 
@@ -106,15 +108,43 @@ async def _truncate_late_exception(exchange: Exchange) -> None:
     exchange.abort()
 
 
-def _ending_early(name: str, kept: Callable[[bytes], bytes]) -> Fault:
-    """A balancer that speaks HTTP/1.0 with the server takes its death for the end, and says so in good order."""
+def cut(share: float, *, with_reset: bool) -> Fault:
+    """This share of the whole answer, head included, and then the end of the stream or a reset."""
+
+    async def act(exchange: Exchange) -> None:
+        answer = await exchange.forward()
+        whole = answer.head + answer.body
+        await exchange.send(whole[: int(len(whole) * share)])
+        if with_reset:
+            exchange.abort()
+
+    return Fault(f"cut at {share:.3f}, {'reset' if with_reset else 'ended'}", act)
+
+
+def ended_early(share: float, *, compressed: bool = False) -> Fault:
+    """This share of the answer's body, as a well-formed whole one.
+
+    A balancer that speaks HTTP/1.0 with the server takes its death for the end, and passes that on in good order.
+    """
 
     async def act(exchange: Exchange) -> None:
         head, body = unframed(await exchange.forward())
-        body = kept(body)
+        if compressed:
+            head, body = head + b"\r\nContent-Encoding: lz4", lz4.frame.compress(body)
+        body = body[: int(len(body) * share)]
         await exchange.answer(Answer(head + b"\r\nContent-Length: %d" % len(body) + HEAD_END, body))
 
-    return Fault(name, act)
+    return Fault("ended_early" if share else "emptied", act)
+
+
+def stall(seconds: float) -> Fault:
+    """The request is not taken for so long."""
+
+    async def act(exchange: Exchange) -> None:
+        await asyncio.sleep(seconds)
+        await exchange.answer(await exchange.forward())
+
+    return Fault("stall", act)
 
 
 def trickle(seconds: float, pieces: int = 200) -> Fault:
@@ -153,6 +183,10 @@ INTERNAL_ERROR = _answered_instead(
 UNAVAILABLE = _answered_instead(
     "unavailable", framed(503, "Service Unavailable", (("Retry-After", "1"),), b"<html>503</html>")
 )
+REQUEST_TIMEOUT = _answered_instead(
+    "request_timeout", framed(408, "Request Timeout", (), b"<html>408</html>")
+)
+"""Of a balancer that has waited for the request for too long."""
 QUOTA = _answered_instead(
     "quota",
     exception(201, "Quota for user `meter` for 60s has been exceeded: queries = 11/10", "QUOTA_EXCEEDED"),
@@ -175,14 +209,14 @@ TRUNCATED_EXCEPTION = Fault("truncated_exception", _truncate_exception)
 """The connection is reset in the middle of an exception."""
 TRUNCATED_LATE_EXCEPTION = Fault("truncated_late_exception", _truncate_late_exception)
 """The same, of an exception that follows rows."""
-ENDED_EARLY = _ending_early("ended_early", lambda body: body[: len(body) // 2])
+ENDED_EARLY = ended_early(0.5)
 """Half of the answer, as a well-formed whole one."""
-EMPTIED = _ending_early("emptied", lambda _: b"")
+EMPTIED = ended_early(0)
 """No body at all, and well-formed."""
 
 FAULTS = (
-    delay(0.3), DROP_BEFORE, DROP_AFTER, INTERNAL_ERROR, UNAVAILABLE, QUOTA, MEMORY, TOO_MANY_PARTS, TRUNCATED,
-    TRUNCATED_HEAD, TRUNCATED_EXCEPTION, TRUNCATED_LATE_EXCEPTION, ENDED_EARLY, EMPTIED, trickle(0.5),
-    slow_reading(0.5),
+    delay(0.3), DROP_BEFORE, DROP_AFTER, INTERNAL_ERROR, UNAVAILABLE, REQUEST_TIMEOUT, QUOTA, MEMORY,
+    TOO_MANY_PARTS, TRUNCATED, TRUNCATED_HEAD, TRUNCATED_EXCEPTION, TRUNCATED_LATE_EXCEPTION, ENDED_EARLY,
+    EMPTIED, trickle(0.5), slow_reading(0.5),
 )  # fmt: skip
 """One of each kind, for injecting at random."""

@@ -11,14 +11,16 @@ import contextlib
 import socket
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from random import Random
 from typing import Any, Literal, NamedTuple, Self
 
 from pipeline.embedded.statements import begins_insert
-from tests.faults.exchange import BUFFER_BYTES, HEAD_END, Exchange, reset
+from tests.faults.exchange import BUFFER_BYTES, HEAD_END, Answer, Exchange, reset
 from tests.faults.kinds import FAULTS, Fault
+
+_RECEIVE_BYTES = 256 * 1024
 
 Only = Literal["insert", "query", "any"]
 
@@ -67,20 +69,28 @@ class _Order(NamedTuple):
 class FaultProxy:
     """A proxy before the ClickHouse at `upstream_host:upstream_port`; a context manager.
 
-    `host` is the address it listens at, `port` 0 takes a free one and keeps it, also while `away`.
+    `host` is the address it listens at, `port` 0 takes a free one and keeps it, also while `away`. With `remembers` a
+    request that was answered once is not executed again, but answered (and maybe faulted) from memory.
     """
 
     def __init__(
-        self, upstream_host: str, upstream_port: int, *, host: str = "127.0.0.1", port: int = 0
+        self,
+        upstream_host: str,
+        upstream_port: int,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        remembers: bool = False,
     ) -> None:
         self._upstream = (upstream_host, upstream_port)
+        self._remembered: dict[bytes, Answer] | None = {} if remembers else None
         self.host = host
         # Bound and never listening: while we are away the port stays ours and refuses connections.
         self._reservation = self._bound(port)
         self.port: int = self._reservation.getsockname()[1]
         self._lock = threading.Lock()
         self._orders: list[_Order] = []
-        self._disturbance: tuple[Random, float, Sequence[Fault]] | None = None
+        self._disturbance: tuple[Random, float, Iterator[Fault]] | None = None
         self.injected: Counter[str] = Counter()
         """How often each fault was done, by its name."""
         self.passed: Counter[str] = Counter()
@@ -112,9 +122,9 @@ class FaultProxy:
         return held
 
     def disturb(self, random: Random, share: float, faults: Sequence[Fault] = FAULTS) -> None:
-        """From now on do to this share of all other requests one of the faults, at random."""
+        """From now on do to this share of all other requests one of the faults, at random, and each as often."""
         with self._lock:
-            self._disturbance = (random, share, faults)
+            self._disturbance = (random, share, _dealt(random, faults))
 
     def calm(self) -> None:
         """Do nothing more to requests; what is held stays held."""
@@ -152,6 +162,8 @@ class FaultProxy:
         bound = socket.socket()
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Small, so that a sender soon notices that nobody reads.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
         bound.bind((self.host, port))
         return bound
 
@@ -194,7 +206,7 @@ class FaultProxy:
         fields = {
             name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
         }
-        exchange = Exchange(self._upstream, reader, writer, head, fields)
+        exchange = Exchange(self._upstream, reader, writer, head, fields, self._remembered)
         fault = self._fault_for(await exchange.statement())
         if fault is None:
             await exchange.answer(await exchange.forward())
@@ -213,11 +225,17 @@ class FaultProxy:
             if self._disturbance is not None:
                 random, share, faults = self._disturbance
                 if random.random() < share:
-                    fault = random.choice(faults)
+                    fault = next(faults)
                     self.injected[fault.name] += 1
                     return fault
             self.passed[kind] += 1
         return None
+
+
+def _dealt(random: Random, faults: Sequence[Fault]) -> Iterator[Fault]:
+    """All of them in some order, and again in another one."""
+    while True:
+        yield from random.sample(faults, len(faults))
 
 
 def _kind(request: bytes) -> Only:
