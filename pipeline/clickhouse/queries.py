@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
-from pipeline.clickhouse.client import ask, ask_whole
+from pipeline.clickhouse.client import ask, ask_whole, driver_errors
 from pipeline.clickhouse.migrate import SQL_DIRECTORY
 from pipeline.core.contacts import ContactCounts, messaged_since
 from pipeline.core.windows import WINDOW_MILLISECONDS
