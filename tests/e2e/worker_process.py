@@ -83,16 +83,20 @@ class WorkerProcess:
         """The end of the log, for people."""
         return self._process.log_tail()
 
-    def metrics(self) -> dict[str, float]:
-        """All metrics by their full names with labels; nothing before they are served."""
+    def metrics_text(self) -> str:
+        """What /metrics says; nothing before it is served."""
         found = _METRICS_ADDRESS.search(self.log())
         if found is None:
-            return {}
+            return ""
         try:
             with urllib.request.urlopen(found[1], timeout=10) as answer:
-                lines = answer.read().decode().splitlines()
+                return answer.read().decode()
         except OSError:
-            return {}
+            return ""
+
+    def metrics(self) -> dict[str, float]:
+        """All metrics by their full names with labels; nothing before they are served."""
+        lines = self.metrics_text().splitlines()
         return {
             name: float(value)
             for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))
