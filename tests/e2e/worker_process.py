@@ -43,10 +43,14 @@ class WorkerProcess:
 
     def stop(self, deadline_seconds: float = 60) -> int:
         """SIGTERM; gives the exit code, and fails where it does not end by itself."""
-        self._signal(signal.SIGTERM)
+        self.tell_to_stop()
         code = self._process.wait(deadline_seconds)
         assert code is not None, f"{self.name} did not stop in {deadline_seconds} s\n{self.log_tail()}"
         return code
+
+    def tell_to_stop(self) -> None:
+        """SIGTERM; returns at once."""
+        self._signal(signal.SIGTERM)
 
     def pause(self) -> None:
         """SIGSTOP: the process stands still, as on a frozen machine."""

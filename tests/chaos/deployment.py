@@ -1,0 +1,194 @@
+"""Everything that can die: brokers, ClickHouse, the network before it, and workers, with who starts them again.
+
+Takes a directory; gives `System`'s deployment on three brokers of its own. Workers are supervised as an operator
+would have it: one that has ended is started again, whatever ended it, and its exit code is remembered.
+"""
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.embedded.cluster import EmbeddedCluster
+
+from pipeline.embedded.clickhouse import EmbeddedClickHouse
+from pipeline.settings import Settings
+from tests.e2e.system import System
+from tests.e2e.worker_process import WorkerProcess
+from tests.faults.proxy import FaultProxy
+
+SESSION_SECONDS = 6
+_SETTINGS = {
+    "partitions": 8,
+    "replication": 3,
+    "session_seconds": SESSION_SECONDS,
+    "epoch_rows": 2_000,
+    "epoch_milliseconds": 250,
+    "checkpoint_rows": 6_000,
+    "checkpoint_milliseconds": 1_500,
+    "application": "chaos",
+    "command_key": "signs commands of tests",
+    "counterparty_key": "hashes counterparties of tests",
+}
+"""Epochs and checkpoints so small that a kill often falls between two effects of one."""
+
+
+@dataclass
+class Supervised:
+    """A worker that is started again whenever it has ended, unless it is not wanted."""
+
+    process: WorkerProcess
+    wanted: bool = False
+    is_paused: bool = False
+    start_at: float = 0.0
+    """Of the monotonic clock: not started before."""
+    was_running: bool = False
+
+
+class Deployment:
+    """The processes of one run."""
+
+    def __init__(
+        self,
+        directory: Path,
+        cluster: EmbeddedCluster,
+        clickhouse: EmbeddedClickHouse,
+        proxy: FaultProxy,
+        changes: Mapping[str, Any],
+    ) -> None:
+        self.cluster = cluster
+        self.clickhouse = clickhouse
+        self.proxy = proxy
+        settings = Settings(
+            kafka=cluster.bootstrap_servers, clickhouse=f"{proxy.url}/default", **{**_SETTINGS, **changes}
+        )
+        self.system = System(settings, directory)
+        self.system.migrate()
+        self.direct_url = f"{clickhouse.url}/default"
+        """Round the proxy, for whoever judges."""
+        self.workers = [
+            Supervised(self.system.worker(f"worker-{number}", store=store))
+            for number, store in enumerate(("memory", "rocksdb", "memory", "rocksdb"), 1)
+        ]
+        self.endings: Counter[str] = Counter()
+        """How workers ended that nobody had told to."""
+        self.peak_memory_bytes = 0
+        self._starting = ThreadPoolExecutor(4, "starting")
+        self._starts: list[Future[Any]] = []
+        self._due: list[tuple[float, Callable[[], object]]] = []
+
+    # What time brings.
+
+    def later(self, seconds: float, action: Callable[[], object]) -> None:
+        """Does something after a while, during `pass_time`."""
+        self._due.append((time.monotonic() + seconds, action))
+
+    def start_later(self, seconds: float, start: Callable[[], object]) -> None:
+        """Starts a server after a while, beside everything else; `settle` raises what went wrong."""
+        self.later(seconds, lambda: self._starts.append(self._starting.submit(start)))
+
+    def pass_time(self, seconds: float) -> None:
+        """Lets everything work, does what is due, and starts again what has ended."""
+        until = time.monotonic() + seconds
+        while True:
+            now = time.monotonic()
+            for due in [due for due in self._due if due[0] <= now]:
+                self._due.remove(due)
+                due[1]()
+            for worker in self.workers:
+                self._supervise(worker, now)
+            if now >= until:
+                return
+            time.sleep(min(0.1, until - now))
+
+    def settle(self) -> None:
+        """Everything is up again: servers, the network, frozen workers; raises what could not be started."""
+        while self._due:
+            self.pass_time(0.1)
+        for start in self._starts:
+            start.result(120)
+        self._starts.clear()
+        self.proxy.back()
+
+    def _supervise(self, worker: Supervised, now: float) -> None:
+        process = worker.process
+        if process.is_running:
+            worker.was_running = True
+            with contextlib.suppress(OSError):  # It has ended just now.
+                self.peak_memory_bytes = max(self.peak_memory_bytes, process.memory_bytes())
+        elif worker.was_running:
+            worker.was_running = False
+            self.endings[_ending(process)] += 1
+        if worker.wanted and not process.is_running and now >= worker.start_at:
+            process.start()
+
+    # Workers.
+
+    @property
+    def wanted(self) -> list[Supervised]:
+        """The workers there should be."""
+        return [worker for worker in self.workers if worker.wanted]
+
+    def scale(self, count: int) -> None:
+        """Has so many workers from now on; those that leave are told to."""
+        for number, worker in enumerate(self.workers):
+            if worker.wanted and number >= count:
+                self.tell_to_stop(worker)
+            worker.wanted = number < count
+
+    def tell_to_stop(self, worker: Supervised) -> None:
+        """SIGTERM; a wanted one comes back."""
+        if worker.process.is_running and not worker.is_paused:
+            worker.process.tell_to_stop()
+            worker.was_running = False
+
+    def kill(self, worker: Supervised, restart_seconds: float) -> None:
+        """`kill -9`, also of a frozen one."""
+        worker.process.kill()
+        worker.was_running = worker.is_paused = False
+        worker.start_at = time.monotonic() + restart_seconds
+
+    def freeze(self, worker: Supervised, seconds: float) -> None:
+        """SIGSTOP for so long; a worker that was killed meanwhile stays what it is."""
+        worker.process.pause()
+        worker.is_paused = True
+        self.later(seconds, lambda: self._thaw(worker))
+
+    def _thaw(self, worker: Supervised) -> None:
+        if worker.is_paused:
+            worker.process.resume()
+            worker.is_paused = False
+
+    def close(self) -> None:
+        """Ends every worker."""
+        self.system.close()
+        self._starting.shutdown()
+
+
+def _ending(process: WorkerProcess) -> str:
+    """The exit code, and for what nobody foresaw the last line of the log."""
+    code = process.exit_code
+    last = process.log_tail().splitlines()[-1:] if code not in (0, 73) else []
+    return " ".join([f"exit {code}", *last])[:300]
+
+
+@contextlib.contextmanager
+def deployed(directory: Path, **changes: Any) -> Iterator[Deployment]:
+    """A deployment of one's own, with changes of its settings; ends with the block."""
+    with (
+        EmbeddedCluster(directory / "kafka") as cluster,
+        EmbeddedClickHouse(directory / "clickhouse") as clickhouse,
+        FaultProxy(clickhouse.host, clickhouse.port) as proxy,
+    ):
+        deployment = Deployment(directory, cluster, clickhouse, proxy, changes)
+        try:
+            yield deployment
+        finally:
+            deployment.close()
+            for node in cluster.nodes:
+                node.kill()
+            clickhouse.kill()

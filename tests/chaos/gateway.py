@@ -1,0 +1,165 @@
+"""Gateways that never stop: all that comes into a log, at a steady pace, while its brokers die.
+
+Besides what `TrafficGenerator` makes (statuses, duplicates, late and malformed records, purchases) one tenant sends
+a third of everything, some records come out of order, some in another partition than their tenant's, and some carry
+bodies and numbers that can be searched for afterwards.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from itertools import chain, count, islice
+from random import Random
+
+import orjson
+from confluent_kafka import KafkaError, Message, Producer
+
+from pipeline.core.partitions import partition_of
+from pipeline.logfile import LogRecord
+from pipeline.topics import MESSAGES_RAW
+from pipeline.traffic import Traffic, TrafficGenerator, tenant_name
+from tests.e2e.system import System
+
+MARKED_BODY = "xylophone-quartz"
+MARKED_DIGITS = "5559017342"
+"""In bodies and in counterparties' numbers; nothing of ours may hold either."""
+
+_HOT_SHARE = 0.33
+_MARKED_SHARE = 0.02
+_HELD_BACK_SHARE = 0.02
+_HELD_BACK_RECORDS = 20
+"""Among so many held back the next one is chosen, so a record comes some thousand records late."""
+_STRAY_SHARE = 0.003
+
+
+def chaotic_log(random: Random, messages: int, tenants: int, records_per_second: int) -> Iterator[LogRecord]:
+    """Records without end, from now on; allowances are cut to `messages`, so that alerts fire on the way."""
+    seed = random.getrandbits(32)
+    common = {
+        "start_at": time.time_ns() // 1_000_000,
+        "records_per_second": records_per_second,
+        "late": 0.02,
+        "malformed": 0.01,
+    }
+    many = chain.from_iterable(
+        TrafficGenerator(
+            Traffic(
+                seed=seed + 2 * number,
+                messages=messages,
+                tenants=tenants,
+                plans=number == 0,
+                duplicates=0.03,
+                purchases=0.002,
+                **common,
+            )
+        )
+        for number in count()
+    )
+    hot = iter(TrafficGenerator(Traffic(seed=seed + 1, messages=None, tenants=1, plans=False, **common)))
+    yield from islice(many, tenants)
+    held_back: list[LogRecord] = []
+    for number in count():
+        record = next(hot if random.random() < _HOT_SHARE else many)
+        if random.random() < _MARKED_SHARE:
+            yield _marked(number, tenant_name(random.randrange(tenants)))
+        if random.random() < _HELD_BACK_SHARE:
+            held_back.append(record)
+        else:
+            yield record
+        if len(held_back) > _HELD_BACK_RECORDS:
+            yield held_back.pop(random.randrange(len(held_back)))
+
+
+def _marked(number: int, tenant: str) -> LogRecord:
+    """A message whose body and number can be searched for; every fourth is refused, for one reason or another."""
+    document = {
+        "id": f"marked-{number}", "tenant": tenant, "source": "marked", "kind": "sms", "direction": "outbound",
+        "status": "sent", "status_at": time.time_ns() // 1_000_000, "occurred_at": time.time_ns() // 1_000_000,
+        "to": f"+1{MARKED_DIGITS}", "from": "Acme", "body": f"{MARKED_BODY} {number}",
+    }  # fmt: skip
+    match number % 16:
+        case 3:
+            document["to"] = [document["body"], document["to"]]
+        case 7:
+            document["status"] = document["body"]
+        case 11:
+            return LogRecord(tenant.encode(), orjson.dumps(document)[:-9], [])
+        case 15:
+            document[str(document["body"])] = document.pop("occurred_at")
+    return LogRecord(tenant.encode(), orjson.dumps(document), [])
+
+
+class ChaoticGateway:
+    """Sends from a thread until it is told to stop; `join` returns when the brokers have everything."""
+
+    def __init__(
+        self, system: System, random: Random, records_per_second: int, messages: int, tenants: int
+    ) -> None:
+        self.sent_count = 0
+        self._system = system
+        self._random = random
+        self._pace = records_per_second
+        self._log = chaotic_log(random, messages, tenants, records_per_second)
+        self._partitions = system.settings.partitions
+        self._failures: list[str] = []
+        self._error: BaseException | None = None
+        self._stopping = threading.Event()
+        self._producer = Producer(
+            {
+                "bootstrap.servers": system.settings.kafka,
+                "partitioner": "murmur2_random",
+                "enable.idempotence": True,
+                "compression.type": "lz4",
+                "linger.ms": 20,
+                # A gateway waits for its brokers as long as it takes; nothing it was given may be dropped here.
+                "message.timeout.ms": 0,
+                "on_delivery": self._note,
+                "log_level": 0,
+            }
+        )
+        self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Sends nothing more; returns at once."""
+        self._stopping.set()
+
+    def join(self, deadline_seconds: float = 300) -> None:
+        """Returns when the brokers have acknowledged everything."""
+        self._stopping.set()
+        self._thread.join(deadline_seconds)
+        if self._error is not None:
+            raise self._error
+        left = self._producer.flush(deadline_seconds)
+        assert not left, f"{left} records were not acknowledged in {deadline_seconds} s"
+        assert not self._failures, self._failures[:5]
+
+    def _run(self) -> None:
+        try:
+            began = time.monotonic()
+            while not self._stopping.wait(0.02):
+                while self.sent_count < (time.monotonic() - began) * self._pace:
+                    self._send(next(self._log))
+                self._producer.poll(0)
+        except BaseException as error:  # noqa: BLE001 - raised again by `join`
+            self._error = error
+
+    def _send(self, record: LogRecord) -> None:
+        (record,) = self._system.signed([record])
+        place = {}
+        if record.key and self._random.random() < _STRAY_SHARE:
+            place = {"partition": (partition_of(record.key, self._partitions) + 1) % self._partitions}
+        while True:
+            try:
+                self._producer.produce(
+                    MESSAGES_RAW, value=record.value, key=record.key, headers=record.headers or None, **place
+                )
+            except BufferError:
+                self._producer.poll(0.1)
+            else:
+                break
+        self.sent_count += 1
+
+    def _note(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            self._failures.append(error.str())
