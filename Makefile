@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := pipeline tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check format bench bench-ledger bench-accounts bench-commands clean
+.PHONY: help run test test-long chaos chaos-outage protections check format bench bench-ledger bench-accounts bench-commands clean
 # An install that failed half-way must not count as done.
 .DELETE_ON_ERROR:
 
@@ -24,6 +24,15 @@ test: $(VENV)/installed-dev ## Run every test, on a real broker and a real Click
 
 test-long: $(VENV)/installed-dev ## A million messages and five kills against the simulation (minutes)
 	AGREEMENT_RECORDS=1000000 AGREEMENT_TENANTS=10000 $(BIN)/pytest -s tests/e2e/test_agreement.py $(ARGUMENTS)
+
+chaos: $(VENV)/installed-dev ## 200 kills of workers, brokers and ClickHouse under load (20 minutes); writes the report
+	CHAOS_KILLS=200 CHAOS_REPORT=benchmarks/chaos.md $(BIN)/pytest -s tests/chaos/test_chaos.py $(ARGUMENTS)
+
+chaos-outage: $(VENV)/installed-dev ## ClickHouse away for ten minutes under load (15 minutes); writes the report
+	OUTAGE_SECONDS=600 OUTAGE_REPORT=benchmarks/outage.md $(BIN)/pytest -s tests/chaos/test_long_outage.py $(ARGUMENTS)
+
+protections: $(VENV)/installed-dev ## Take each protection away, on a copy, and see its test fail (minutes)
+	@$(BIN)/python -m tests.protections $(ARGUMENTS)
 
 check: $(VENV)/installed-dev ## Format, lint, types and the tests that start nothing
 	$(BIN)/ruff format --check $(SOURCES)

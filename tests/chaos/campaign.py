@@ -11,10 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from random import Random
 
-from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ElectionType
-
-from pipeline.topics import MESSAGES_RAW
+from pipeline.embedded.broker import EmbeddedBroker
+from pipeline.embedded.clickhouse import EmbeddedClickHouse
 from tests.chaos.deployment import SESSION_SECONDS, Deployment, Supervised
 from tests.faults.proxy import FAULTS
 
@@ -38,7 +36,6 @@ class Campaign:
             self._freeze_worker: 8,
             self._scale: 6,
             self._roll: 2,
-            self._move_leaders: 4,
             self._cut_off_clickhouse: 4,
             self._disturb_clickhouse: 20,
         }
@@ -60,7 +57,7 @@ class Campaign:
                 self.counts[done] += 1
                 print(f"{time.monotonic() - self._began:7.1f} s  {done}")
             # Mostly one after the other, now and then a while in which something gets done.
-            deployment.pass_time(random.choice((0.2, 1, 2, 4, 9)) * random.random())
+            deployment.pass_time(random.choice((0.5, 2, 4, 8, 15)) * random.random())
         print(f"{time.monotonic() - self._began:7.1f} s  {self.killed} killed; everything comes back")
         deployment.settle()
 
@@ -74,21 +71,17 @@ class Campaign:
         return f"kill -9 of a{was} worker"
 
     def _kill_broker(self) -> str | None:
-        running = [node for node in self._deployment.cluster.nodes if node.running]
-        if not running:
-            return None
-        node = self._random.choice(running)
-        node.kill()
-        self._deployment.start_later(self._random.uniform(0, 4), node.start)
-        return "kill -9 of a broker"
+        return self._kill_one_of(EmbeddedBroker, "kill -9 of a broker")
 
     def _kill_clickhouse(self) -> str | None:
-        clickhouse = self._deployment.clickhouse
-        if clickhouse.process is None or not clickhouse.process.running:
+        return self._kill_one_of(EmbeddedClickHouse, "kill -9 of ClickHouse")
+
+    def _kill_one_of(self, kind: type, done: str) -> str | None:
+        up = [server for server in self._deployment.servers_up if isinstance(server, kind)]
+        if not up:
             return None
-        clickhouse.kill()
-        self._deployment.start_later(self._random.uniform(0, 4), clickhouse.start)
-        return "kill -9 of ClickHouse"
+        self._deployment.kill_server(self._random.choice(up), self._random.uniform(0, 4))
+        return done
 
     def _freeze_worker(self) -> str | None:
         worker = self._running_worker()
@@ -110,18 +103,6 @@ class Campaign:
             self._deployment.tell_to_stop(worker)
             self._deployment.pass_time(self._random.uniform(1, 4))
         return "rolling restart"
-
-    def _move_leaders(self) -> str | None:
-        admin = AdminClient({"bootstrap.servers": self._deployment.cluster.bootstrap_servers, "log_level": 0})
-        partitions = [
-            TopicPartition(MESSAGES_RAW, number)
-            for number in range(self._deployment.system.settings.partitions)
-        ]
-        try:
-            admin.elect_leaders(ElectionType.PREFERRED, partitions, request_timeout=5).result(6)
-        except KafkaException:
-            return None  # No controller just now: another fault is at work.
-        return "leaders moved"
 
     def _cut_off_clickhouse(self) -> str | None:
         proxy = self._deployment.proxy

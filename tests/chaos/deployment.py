@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.embedded.cluster import EmbeddedCluster
-
+from pipeline.embedded.broker import EmbeddedBroker
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
+from pipeline.embedded.cluster import EmbeddedCluster
 from pipeline.settings import Settings
 from tests.e2e.system import System
 from tests.e2e.worker_process import WorkerProcess
 from tests.faults.proxy import FaultProxy
 
 SESSION_SECONDS = 6
+_START_SECONDS = 180
+"""A node answers only once there is a majority, and everything here shares its cores."""
 _SETTINGS = {
     "partitions": 8,
     "replication": 3,
@@ -35,6 +37,12 @@ _SETTINGS = {
     "counterparty_key": "hashes counterparties of tests",
 }
 """Epochs and checkpoints so small that a kill often falls between two effects of one."""
+
+_LEADERS_MOVE_BACK = {
+    "leader.imbalance.check.interval.seconds": "5",
+    "leader.imbalance.per.broker.percentage": "0",
+}
+"""So that each kill of a broker moves the leaders of its partitions twice: away, and back while all is well."""
 
 
 @dataclass
@@ -79,6 +87,7 @@ class Deployment:
         self.peak_memory_bytes = 0
         self._starting = ThreadPoolExecutor(4, "starting")
         self._starts: list[Future[Any]] = []
+        self._down: list[EmbeddedBroker | EmbeddedClickHouse] = []
         self._due: list[tuple[float, Callable[[], object]]] = []
 
     # What time brings.
@@ -87,9 +96,20 @@ class Deployment:
         """Does something after a while, during `pass_time`."""
         self._due.append((time.monotonic() + seconds, action))
 
-    def start_later(self, seconds: float, start: Callable[[], object]) -> None:
-        """Starts a server after a while, beside everything else; `settle` raises what went wrong."""
-        self.later(seconds, lambda: self._starts.append(self._starting.submit(start)))
+    @property
+    def servers_up(self) -> list[EmbeddedBroker | EmbeddedClickHouse]:
+        """Brokers and ClickHouse, those that run and are not about to."""
+        return [each for each in (*self.cluster.nodes, self.clickhouse) if each not in self._down]
+
+    def kill_server(self, server: EmbeddedBroker | EmbeddedClickHouse, restart_seconds: float) -> None:
+        """`kill -9`, and a start after a while, beside everything else; `settle` raises where that fails."""
+        server.kill()
+        self._down.append(server)
+        self.later(restart_seconds, lambda: self._starts.append(self._starting.submit(self._restart, server)))
+
+    def _restart(self, server: EmbeddedBroker | EmbeddedClickHouse) -> None:
+        server.start(_START_SECONDS)
+        self._down.remove(server)
 
     def pass_time(self, seconds: float) -> None:
         """Lets everything work, does what is due, and starts again what has ended."""
@@ -110,7 +130,7 @@ class Deployment:
         while self._due:
             self.pass_time(0.1)
         for start in self._starts:
-            start.result(120)
+            start.result(_START_SECONDS)
         self._starts.clear()
         self.proxy.back()
 
@@ -180,7 +200,7 @@ def _ending(process: WorkerProcess) -> str:
 def deployed(directory: Path, **changes: Any) -> Iterator[Deployment]:
     """A deployment of one's own, with changes of its settings; ends with the block."""
     with (
-        EmbeddedCluster(directory / "kafka") as cluster,
+        EmbeddedCluster(directory / "kafka", configuration=_LEADERS_MOVE_BACK) as cluster,
         EmbeddedClickHouse(directory / "clickhouse") as clickhouse,
         FaultProxy(clickhouse.host, clickhouse.port) as proxy,
     ):

@@ -33,8 +33,9 @@ def write_report(
             f" ({platform.machine()}, Python {platform.python_version()})."
         ),
         (
-            "Three Apache Kafka nodes with three replicas, one ClickHouse engine behind a proxy that makes faults, one to"
-            f" four workers (half of them on RocksDB), sessions of {deployment.system.settings.session_seconds} s."
+            "Three Apache Kafka nodes with three replicas, one ClickHouse engine behind a proxy that makes faults,"
+            " one to four workers (half of them on RocksDB), sessions of"
+            f" {deployment.system.settings.session_seconds} s."
         ),
         "",
         (

@@ -84,8 +84,10 @@ def report(
         [
             "# ClickHouse away under load",
             "",
-            (f"{datetime.now(UTC):%Y-%m-%d}: {SECONDS} s away, killed with -9, while {RATE} records/s arrived; two"
-            f" workers on {os.cpu_count()} cores that Kafka and ClickHouse shared."),
+            (
+                f"{datetime.now(UTC):%Y-%m-%d}: {SECONDS} s away, killed with -9, while {RATE} records/s arrived; two"
+                f" workers on {os.cpu_count()} cores that Kafka and ClickHouse shared."
+            ),
             "",
             "| | |",
             "|---|---|",
@@ -94,8 +96,10 @@ def report(
             f"| not committed when ClickHouse came back | {backlog} |",
             f"| caught up after | {seconds:.0f} s |",
             f"| worked off meanwhile | {per_second:.0f} records/s, {per_second / RATE:.1f} times what arrived |",
-            (f"| memory of both workers: before, most while away | {memory_bytes / MEBIBYTE:.0f},"
-            f" {peak_bytes / MEBIBYTE:.0f} MiB |"),
+            (
+                f"| memory of both workers: before, most while away | {memory_bytes / MEBIBYTE:.0f},"
+                f" {peak_bytes / MEBIBYTE:.0f} MiB |"
+            ),
             "",
         ]
     )

@@ -1,7 +1,7 @@
 """Whether what came of a run is what has to come of its log: message for message, not only in number.
 
-The oracle is `simulate` over what lies in messages.raw. Records in another partition than their tenant's are left
-out there: what counts is the copy that was forwarded. `msgmeter reconcile` is asked too, but not believed alone.
+The oracle is the core over what lies in messages.raw, partition by partition. `msgmeter reconcile` is asked too, but
+not believed alone.
 """
 
 import subprocess
@@ -12,32 +12,30 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, TopicPartition
 
-from pipeline.core.partitions import partition_of
-from pipeline.core.simulation import Report
-from pipeline.logfile import LogRecord
+from pipeline.core.replay import Replay
+from pipeline.core.rules import Rules
+from pipeline.core.signing import ORIGIN_HEADER
+from pipeline.core.simulation import Report, report_of
+from pipeline.rules import make_rules
 from pipeline.topics import MESSAGES_RAW, USAGE_ALERTS
 from tests.chaos.deployment import Deployment
 from tests.chaos.gateway import MARKED_BODY, MARKED_DIGITS
 from tests.e2e.agreement import Totals, read_documents, running, simulated
 from tests.faults.leaks import assert_nothing_leaked
 
-_FORWARDED = "rerouted"
-
 
 class Placed(NamedTuple):
-    """A record and where it lies."""
+    """A record of the log, as a worker reads it."""
 
-    partition: int
-    record: LogRecord
-
-    @property
-    def is_forwarded(self) -> bool:
-        """Whether a worker wrote it here, since it lay elsewhere first."""
-        return any(name == _FORWARDED for name, _ in self.record.headers)
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes
+    headers: list[tuple[str, bytes]]
 
 
-def read_raw_log(kafka: str) -> list[Placed]:
-    """All of messages.raw, partition by partition in the order of offsets."""
+def read_raw_log(kafka: str) -> dict[int, list[Placed]]:
+    """All of messages.raw by partition, in the order of offsets."""
     consumer = Consumer(
         {
             "bootstrap.servers": kafka,
@@ -46,31 +44,31 @@ def read_raw_log(kafka: str) -> list[Placed]:
             "enable.partition.eof": True,
         }
     )
-    found: list[Placed] = []
+    log: dict[int, list[Placed]] = {}
     for number in consumer.list_topics(MESSAGES_RAW, 30).topics[MESSAGES_RAW].partitions:
         consumer.assign([TopicPartition(MESSAGES_RAW, number, 0)])
+        log[number] = []
         is_open = True
         while is_open:
             for message in consumer.consume(5_000, 5.0):
                 if message.error():
                     is_open = False
-                    continue
-                headers = [(name, value) for name, value in message.headers() or []]
-                record = LogRecord(message.key(), message.value(), headers, message.timestamp()[1])
-                found.append(Placed(number, record))
+                else:
+                    place = message.offset(), message.timestamp()[1]
+                    record = message.key(), message.value(), message.headers() or []
+                    log[number].append(Placed(*place, *record))
     consumer.close()
-    return found
+    return log
 
 
-def counted_records(log: list[Placed], partitions: int) -> list[LogRecord]:
-    """Those that the worker of their partition counts, which is every one but strays."""
-    return [
-        placed.record
-        for placed in log
-        if placed.is_forwarded
-        or not placed.record.key
-        or partition_of(placed.record.key, partitions) == placed.partition
-    ]
+def simulated_report(log: dict[int, list[Placed]], rules: Rules) -> Report:
+    """What has to come of the log; strays are forwarded, and count where they were forwarded to."""
+    came = []
+    for number, records in sorted(log.items()):
+        replay = Replay(number, rules)
+        replay.fold(records)
+        came.append(replay.take())
+    return report_of(came, rules)
 
 
 @dataclass
@@ -87,17 +85,20 @@ def judge(deployment: Deployment, sent_count: int) -> Verdict:
     """Compares everything that is stored and was published with the simulation of the log."""
     system = deployment.system
     log = read_raw_log(system.settings.kafka)
-    # A worker that dies after forwarding forwards again: identities absorb that, and counts of records do not.
-    forwarded = sum(placed.is_forwarded for placed in log)
-    report = system.report(counted_records(log, system.settings.partitions))
+    records = sum(map(len, log.values()))
+    # A worker that dies after it has forwarded does so again: the log has both, and identities absorb that.
+    forwarded = sum(
+        any(name == ORIGIN_HEADER for name, _ in record.headers) for part in log.values() for record in part
+    )
+    report = simulated_report(log, make_rules(system.settings))
     totals, expected = running(system.settings.kafka, deployment.direct_url), simulated(report)
     differences = totals.differences(expected)
-    if len(log) - forwarded != sent_count:
-        differences.append(f"the log has {len(log) - forwarded} records, and {sent_count} were sent")
+    if records - forwarded != sent_count:
+        differences.append(f"the log has {records - forwarded} records, and {sent_count} were sent")
     differences += (
         _more_than_once(system.rows) + _entries(system.rows, report) + _alerts(system.settings.kafka)
     )
-    return Verdict(differences, totals, len(log), forwarded)
+    return Verdict(differences, totals, records, forwarded)
 
 
 def _more_than_once(rows: Any) -> list[str]:
