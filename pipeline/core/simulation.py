@@ -19,7 +19,7 @@ from pipeline.core.contacts import count_contacts
 from pipeline.core.instructions import Tick
 from pipeline.core.outcomes import FACT_COLUMNS, ContactMark, Document, Fact
 from pipeline.core.partitions import partition_of
-from pipeline.core.replay import CHECKPOINT_RECORDS, Replay
+from pipeline.core.replay import CHECKPOINT_RECORDS, Came, Replay
 from pipeline.core.report_lines import Cell, Contacts, account_line, entry_lines, usage_lines
 from pipeline.core.rules import Rules
 from pipeline.core.signing import signed_headers
@@ -180,24 +180,29 @@ class _Run:
         return [tenant for log in self._partitions.values() for tenant in log.replay.tenants()]
 
     def report(self) -> Report:
-        report, contacts = Report(), []
-        for _, log in sorted(self._partitions.items()):
-            came = log.replay.take()
-            outcomes = came.outcomes
-            report.accounts |= came.accounts
-            report.facts += outcomes.facts
-            report.alerts += outcomes.alerts
-            # A partition's results come in log order, its refusals may be those of earlier records.
-            report.results += outcomes.results
-            report.recharges += outcomes.recharges
-            report.refusals += sorted(outcomes.refusals, key=lambda each: each["offset"])
-            report.entries += outcomes.entries
-            report.entries += [(tenant, entry) for (tenant, _), entry in came.usage_entries.items()]
-            report.counts += outcomes.counts
-            contacts += outcomes.contacts
-        report.windows, report.days = _sum(report.facts)
-        report.contacts = _contacts(report.accounts.values(), contacts, report.facts, self._rules)
-        return report
+        return report_of((log.replay.take() for _, log in sorted(self._partitions.items())), self._rules)
+
+
+def report_of(partitions: Iterable[Came], rules: Rules) -> Report:
+    """The report of a log, from what came of each of its partitions, in the order of their numbers."""
+    report = Report()
+    contacts: list[ContactMark] = []
+    for came in partitions:
+        outcomes = came.outcomes
+        report.accounts |= came.accounts
+        report.facts += outcomes.facts
+        report.alerts += outcomes.alerts
+        # A partition's results come in log order, its refusals may be those of earlier records.
+        report.results += outcomes.results
+        report.recharges += outcomes.recharges
+        report.refusals += sorted(outcomes.refusals, key=lambda each: each["offset"])
+        report.entries += outcomes.entries
+        report.entries += [(tenant, entry) for (tenant, _), entry in came.usage_entries.items()]
+        report.counts += outcomes.counts
+        contacts += outcomes.contacts
+    report.windows, report.days = _sum(report.facts)
+    report.contacts = _contacts(report.accounts.values(), contacts, report.facts, rules)
+    return report
 
 
 def _sum(facts: Iterable[Fact]) -> tuple[dict[tuple[Any, ...], Cell], dict[tuple[Any, ...], Cell]]:

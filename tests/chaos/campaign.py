@@ -14,7 +14,7 @@ from random import Random
 from pipeline.embedded.broker import EmbeddedBroker
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
 from tests.chaos.deployment import SESSION_SECONDS, Deployment, Supervised
-from tests.faults.proxy import FAULTS
+from tests.faults.kinds import FAULTS
 
 MOST_WORKERS = 4
 

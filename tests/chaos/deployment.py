@@ -55,6 +55,8 @@ class Supervised:
     start_at: float = 0.0
     """Of the monotonic clock: not started before."""
     was_running: bool = False
+    was_told: bool = False
+    """To stop, in this life."""
 
 
 class Deployment:
@@ -141,8 +143,9 @@ class Deployment:
             with contextlib.suppress(OSError):  # It has ended just now.
                 self.peak_memory_bytes = max(self.peak_memory_bytes, process.memory_bytes())
         elif worker.was_running:
-            worker.was_running = False
-            self.endings[_ending(process)] += 1
+            if not worker.was_told:
+                self.endings[_ending(process)] += 1
+            worker.was_running = worker.was_told = False
         if worker.wanted and not process.is_running and now >= worker.start_at:
             process.start()
 
@@ -164,12 +167,12 @@ class Deployment:
         """SIGTERM; a wanted one comes back."""
         if worker.process.is_running and not worker.is_paused:
             worker.process.tell_to_stop()
-            worker.was_running = False
+            worker.was_told = True
 
     def kill(self, worker: Supervised, restart_seconds: float) -> None:
         """`kill -9`, also of a frozen one."""
         worker.process.kill()
-        worker.was_running = worker.is_paused = False
+        worker.was_running = worker.was_told = worker.is_paused = False
         worker.start_at = time.monotonic() + restart_seconds
 
     def freeze(self, worker: Supervised, seconds: float) -> None:

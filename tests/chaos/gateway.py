@@ -1,8 +1,8 @@
 """Gateways that never stop: all that comes into a log, at a steady pace, while its brokers die.
 
 Besides what `TrafficGenerator` makes (statuses, duplicates, late and malformed records, purchases) one tenant sends
-a third of everything, some records come out of order, some in another partition than their tenant's, and some carry
-bodies and numbers that can be searched for afterwards.
+a third of everything, some records come out of order, some in another partition than their tenant's, and all bodies
+and numbers are marked, so that they can be searched for afterwards.
 """
 
 import threading
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from itertools import chain, count, islice
 from random import Random
 
-import orjson
 from confluent_kafka import KafkaError, Message, Producer
 
 from pipeline.core.partitions import partition_of
@@ -19,20 +18,20 @@ from pipeline.logfile import LogRecord
 from pipeline.topics import MESSAGES_RAW
 from pipeline.traffic import Traffic, TrafficGenerator, tenant_name
 from tests.e2e.system import System
-
-MARKED_BODY = "xylophone-quartz"
-MARKED_DIGITS = "5559017342"
-"""In bodies and in counterparties' numbers; nothing of ours may hold either."""
+from tests.faults.leaks import Marks, marked_oddities
 
 _HOT_SHARE = 0.33
-_MARKED_SHARE = 0.02
+_ODD_SHARE = 0.000_5
+"""Each time some thirty records."""
 _HELD_BACK_SHARE = 0.02
 _HELD_BACK_RECORDS = 20
 """Among so many held back the next one is chosen, so a record comes some thousand records late."""
 _STRAY_SHARE = 0.003
 
 
-def chaotic_log(random: Random, messages: int, tenants: int, records_per_second: int) -> Iterator[LogRecord]:
+def chaotic_log(
+    random: Random, marks: Marks, messages: int, tenants: int, records_per_second: int
+) -> Iterator[LogRecord]:
     """Records without end, from now on; allowances are cut to `messages`, so that alerts fire on the way."""
     seed = random.getrandbits(32)
     common = {
@@ -58,35 +57,17 @@ def chaotic_log(random: Random, messages: int, tenants: int, records_per_second:
     hot = iter(TrafficGenerator(Traffic(seed=seed + 1, messages=None, tenants=1, plans=False, **common)))
     yield from islice(many, tenants)
     held_back: list[LogRecord] = []
-    for number in count():
+    while True:
         record = next(hot if random.random() < _HOT_SHARE else many)
-        if random.random() < _MARKED_SHARE:
-            yield _marked(number, tenant_name(random.randrange(tenants)))
+        if random.random() < _ODD_SHARE:
+            at = record.received_at or 0
+            yield from marked_oddities(marks, tenant_name(random.randrange(tenants)), at)
         if random.random() < _HELD_BACK_SHARE:
             held_back.append(record)
         else:
             yield record
         if len(held_back) > _HELD_BACK_RECORDS:
             yield held_back.pop(random.randrange(len(held_back)))
-
-
-def _marked(number: int, tenant: str) -> LogRecord:
-    """A message whose body and number can be searched for; every fourth is refused, for one reason or another."""
-    document = {
-        "id": f"marked-{number}", "tenant": tenant, "source": "marked", "kind": "sms", "direction": "outbound",
-        "status": "sent", "status_at": time.time_ns() // 1_000_000, "occurred_at": time.time_ns() // 1_000_000,
-        "to": f"+1{MARKED_DIGITS}", "from": "Acme", "body": f"{MARKED_BODY} {number}",
-    }  # fmt: skip
-    match number % 16:
-        case 3:
-            document["to"] = [document["body"], document["to"]]
-        case 7:
-            document["status"] = document["body"]
-        case 11:
-            return LogRecord(tenant.encode(), orjson.dumps(document)[:-9], [])
-        case 15:
-            document[str(document["body"])] = document.pop("occurred_at")
-    return LogRecord(tenant.encode(), orjson.dumps(document), [])
 
 
 class ChaoticGateway:
@@ -99,7 +80,8 @@ class ChaoticGateway:
         self._system = system
         self._random = random
         self._pace = records_per_second
-        self._log = chaotic_log(random, messages, tenants, records_per_second)
+        self.marks = Marks.of(random)
+        self._log = chaotic_log(random, self.marks, messages, tenants, records_per_second)
         self._partitions = system.settings.partitions
         self._failures: list[str] = []
         self._error: BaseException | None = None
@@ -111,6 +93,7 @@ class ChaoticGateway:
                 "enable.idempotence": True,
                 "compression.type": "lz4",
                 "linger.ms": 20,
+                "message.max.bytes": 2 << 20,
                 # A gateway waits for its brokers as long as it takes; nothing it was given may be dropped here.
                 "message.timeout.ms": 0,
                 "on_delivery": self._note,
@@ -145,7 +128,7 @@ class ChaoticGateway:
             self._error = error
 
     def _send(self, record: LogRecord) -> None:
-        (record,) = self._system.signed([record])
+        (record,) = self._system.signed([self.marks.mark(record)])
         place = {}
         if record.key and self._random.random() < _STRAY_SHARE:
             place = {"partition": (partition_of(record.key, self._partitions) + 1) % self._partitions}

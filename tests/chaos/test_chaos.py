@@ -16,7 +16,8 @@ from tests.chaos.campaign import Campaign
 from tests.chaos.deployment import deployed
 from tests.chaos.gateway import ChaoticGateway
 from tests.chaos.report import write_report
-from tests.chaos.verdict import assert_no_leak, judge, reconcile
+from tests.chaos.verdict import judge, reconcile
+from tests.faults.leaks import assert_nothing_leaked
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "8"))
 SEED = int(os.environ.get("CHAOS_SEED", str(Random().getrandbits(32))))
@@ -46,7 +47,14 @@ def test_whatever_dies_every_message_is_counted_once(tmp_path: Path) -> None:
         write_report(os.environ.get("CHAOS_REPORT"), SEED, seconds, deployment, campaign, verdict, reconciled)
         assert not verdict.differences, f"CHAOS_SEED={SEED}\n" + "\n".join(verdict.differences)
         assert reconciled.returncode == 0, reconciled.stdout + reconciled.stderr
-        assert_no_leak(deployment)
+        system = deployment.system
+        assert_nothing_leaked(
+            gateway.marks,
+            kafka=system.settings.kafka,
+            clickhouse=deployment.direct_url,
+            directory=tmp_path,
+            metrics=[worker.process.metrics_text() for worker in deployment.wanted],
+        )
     # The run has what it must have for this to mean anything.
     totals = verdict.totals
     assert campaign.killed >= KILLS
