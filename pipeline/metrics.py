@@ -15,6 +15,11 @@ from pipeline.errors import MsgmeterError
 REGISTRY = CollectorRegistry()
 
 RECEIVED = Counter("msgmeter_messages_received", "Records read from messages.raw.", registry=REGISTRY)
+GONE_UNREAD = Counter(
+    "msgmeter_messages_gone_unread",
+    "Offsets of messages.raw that retention deleted before they were read.",
+    registry=REGISTRY,
+)
 ACCEPTED = Counter("msgmeter_messages_accepted", "Messages charged and stored.", registry=REGISTRY)
 REFUSED = Counter("msgmeter_messages_refused", "Records refused.", ["reason"], registry=REGISTRY)
 DUPLICATES = Counter("msgmeter_messages_duplicate", "Records that repeat one before.", registry=REGISTRY)

@@ -9,8 +9,9 @@ The agent is declared with `isolated_partitions=True`, iterates `stream.noack().
 `event.ack()` once a chunk's effects are stored. `event.value.release()` frees the payload before that.
 
 Invariants:
-- chunks of a partition reach the agent in log order without a hole: one that does not begin where the last
-  one ended (or at the committed offset) raises `LogHoleError` and ends the worker;
+- chunks of a partition reach the agent in log order without a hole: one that begins behind where the last
+  one ended (or the committed offset) raises `LogHoleError`, one that begins before it `LogCutError`; both end
+  the worker. aiokafka goes to the log's beginning by itself where an offset is not there any more or not yet;
 - the committed offset is the last offset of the longest acknowledged run of chunks, in the order they
   were handed out, plus one. A chunk nobody acknowledges holds it back, whatever is acknowledged later;
 - an acknowledgement from an earlier generation of the group counts for nothing: the partition was read
@@ -33,7 +34,8 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import ConsumerMessage
 
 import pipeline.stream.pins  # noqa: F401 - the private methods overridden here were read in the pinned versions only
-from pipeline.stream.cutter import Chunk, ChunkLimits, LogHoleError
+from pipeline import metrics
+from pipeline.stream.cutter import Chunk, ChunkLimits, LogCutError, LogHoleError
 from pipeline.stream.fetching import ChunkConsumerThread
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ __all__ = [
     "Chunk",
     "ChunkLimits",
     "ChunkTransport",
+    "LogCutError",
     "LogHoleError",
     "Untouched",
     "calm_collector",
@@ -168,14 +171,21 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         )
 
     def _book(self, tp: TP, chunk: Chunk) -> None:
-        """Note that a chunk is handed out; raises LogHoleError if one is missing before it."""
+        """Note that a chunk is handed out.
+
+        Raises LogHoleError if one is missing before it, LogCutError if the log went back.
+        """
         expected = self._expected_offset.get(tp, chunk.start_offset)
         if chunk.start_offset > expected:
             raise LogHoleError(f"{tp}: offsets {expected} to {chunk.start_offset - 1} were never handed out")
-        handed_out = self._handed_out.setdefault(tp, deque())
-        while handed_out and handed_out[-1] >= chunk.start_offset:
-            handed_out.pop()  # Read again after a seek: only the repetition counts.
-        handed_out.append(chunk.last_offset)
+        if chunk.start_offset < expected:
+            raise LogCutError(
+                f"{tp}: offset {expected} comes next, but the log ends before it and goes on at"
+                f" {chunk.start_offset}. The topic was made anew or has lost its end; what is in it now would be"
+                " taken for what was metered. Bring the topic back, or begin anew with an empty database, no state"
+                " topics and another MSGMETER_APPLICATION"
+            )
+        self._handed_out.setdefault(tp, deque()).append(chunk.last_offset)
         self._expected_offset[tp] = chunk.last_offset + 1
 
     def _forget_book(self, tp: TP) -> None:
@@ -204,6 +214,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
                 begins[tp] = kept[tp]
                 if committed is not None:
                     self.log.error("%s: offsets %s to %s are gone, unread", tp, committed, kept[tp] - 1)
+                    metrics.GONE_UNREAD.inc(kept[tp] - committed)
             self._expected_offset[tp] = self._reads_from[tp] = begins.get(tp, committed)
         if begins:
             await self._thread.seek_wait(begins)

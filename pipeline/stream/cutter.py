@@ -25,6 +25,7 @@ from aiokafka.consumer.fetcher import READ_COMMITTED
 from aiokafka.errors import CorruptRecordException
 
 import pipeline.stream.pins  # noqa: F401 - the private parts used here were read in the pinned versions only
+from pipeline.errors import MsgmeterError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,6 +39,14 @@ class LogHoleError(AssertionError):
     """Offsets are missing that neither transactions nor a seek explain: records would be lost silently.
 
     A bug or a compacted topic; the process ends on it, and nothing beyond the hole is acknowledged.
+    """
+
+
+class LogCutError(MsgmeterError):
+    """The log of a partition goes on before what was read of it: its end was lost, or it was made anew.
+
+    Its new records bear offsets that state and stored rows know already and would take for repetitions, so the
+    process ends before it is handed one.
     """
 
 

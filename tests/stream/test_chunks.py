@@ -17,7 +17,9 @@ from confluent_kafka.admin import AdminClient
 from faust.types import TP
 
 from pipeline.embedded.broker import EmbeddedBroker
+from pipeline.metrics import GONE_UNREAD
 from pipeline.stream.chunks import ChunkLimits
+from pipeline.stream.cutter import LogCutError, LogHoleError
 
 
 @dataclass
@@ -54,6 +56,18 @@ class Scene:
             return asking.committed([TopicPartition(topic or self.topic, partition)], 30)[0].offset
         finally:
             asking.close()
+
+    def commit(self, offset: int, partition: int = 0) -> None:
+        """Commit an offset for the group, which has no members."""
+        group = Consumer({"bootstrap.servers": self.servers, "group.id": self.group})
+        group.commit(offsets=[TopicPartition(self.topic, partition, offset)], asynchronous=False)
+        group.close()
+
+    def delete_before(self, offset: int, partition: int = 0) -> None:
+        """Take away what is older, as retention does."""
+        admin = AdminClient({"bootstrap.servers": self.servers})
+        bound = TopicPartition(self.topic, partition, offset)
+        admin.delete_records([bound])[bound].result(30)
 
     async def until_committed(self, offset: int, partition: int = 0, topic: str = "") -> None:
         """Wait until the group has committed the offset; fails at once when it has committed more."""
@@ -376,18 +390,53 @@ async def test_what_retention_deleted_unread_is_reported_and_the_rest_is_read(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene.produce(numbered(500))
-    group = Consumer({"bootstrap.servers": scene.servers, "group.id": scene.group})
-    group.commit(offsets=[TopicPartition(scene.topic, 0, 100)], asynchronous=False)
-    group.close()
-    admin = AdminClient({"bootstrap.servers": scene.servers})
-    bound = TopicPartition(scene.topic, 0, 300)
-    admin.delete_records([bound])[bound].result(30)
+    scene.commit(100)
+    scene.delete_before(300)
+    before = GONE_UNREAD._value.get()
     notebook = Notebook()
     async with running(scene.app(notebook.note)) as app:
         await notebook.until(lambda: notebook.count() == 200)
         assert app.consumer.reads_from(TP(scene.topic, 0)) == 300
     assert notebook.offsets() == list(range(300, 500))
     assert "offsets 100 to 299 are gone, unread" in caplog.text
+    assert GONE_UNREAD._value.get() == before + 200
+
+
+async def test_a_reader_that_retention_overtakes_ends_instead_of_going_on_behind_the_hole(
+    scene: Scene,
+) -> None:
+    # More than one fetch brings, so that the reader has to come back for the rest.
+    scene.produce([b"x" * 40_000] * 100)
+    notebook, release = Notebook(), asyncio.Event()
+
+    async def wait(event: Any) -> None:
+        await notebook.note(event)
+        await release.wait()
+
+    async with running(scene.app(wait, limits=ChunkLimits(records=1))) as app:
+        await notebook.until(lambda: notebook.count() == 1)
+        await asyncio.to_thread(scene.delete_before, 90)
+        release.set()
+        await asyncio.wait_for(app.wait_until_stopped(), 60)
+        assert isinstance(app.crash_reason, LogHoleError)
+    read = notebook.count()
+    assert 0 < read < 90
+    assert notebook.offsets() == list(range(read))
+    assert f"offsets {read} to 89 were never handed out" in str(app.crash_reason)
+
+
+async def test_a_log_that_ends_before_the_committed_offset_is_not_read_from_its_beginning(
+    scene: Scene,
+) -> None:
+    scene.commit(300)
+    scene.produce(numbered(100))
+    notebook = Notebook()
+    async with running(scene.app(notebook.note)) as app:
+        await asyncio.wait_for(app.wait_until_stopped(), 60)
+        assert isinstance(app.crash_reason, LogCutError)
+    assert notebook.count() == 0
+    assert "offset 300" in str(app.crash_reason)
+    assert scene.committed() == 300
 
 
 async def test_other_topics_and_changelogs_go_the_stock_way(
