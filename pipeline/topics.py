@@ -52,7 +52,11 @@ def changelog_names(application: str) -> tuple[str, str, str]:
 def topics(settings: Settings) -> list[Topic]:
     """Every topic of a deployment; all have one partition count, because tables must match their source."""
     # One replica may fail without stopping writes, and what was acknowledged is in two places.
-    insync = {"min.insync.replicas": str(min(2, settings.replication))}
+    insync = {
+        "min.insync.replicas": str(min(2, settings.replication)),
+        # A replica that lacks acknowledged records waits for one that has them, whatever the brokers' default.
+        "unclean.leader.election.enable": "false",
+    }
     raw = {
         "cleanup.policy": "delete",
         # Append time is the only clock the meter has; a gateway's own time would make "late" its choice.

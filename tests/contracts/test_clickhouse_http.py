@@ -168,7 +168,8 @@ def test_a_repeated_token_stores_nothing(client):
 
 
 def test_a_token_survives_a_crash(tmp_path):
-    with EmbeddedClickHouse(tmp_path) as server:
+    with EmbeddedClickHouse(tmp_path, host="localhost") as server:
+        assert server.url == f"http://localhost:{server.port}"
         client = clickhouse_connect.get_client(host=server.host, port=server.port)
         client.command(f"CREATE TABLE t (a Int64) ENGINE = MergeTree ORDER BY a {_DEDUPLICATES}")
         for _ in range(2):

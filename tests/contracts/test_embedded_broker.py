@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from pipeline.embedded import kafka_jars
 from pipeline.embedded.broker import EmbeddedBroker
-from pipeline.embedded.owned import MissingPrerequisiteError, StartError
+from pipeline.embedded.owned import MissingPrerequisiteError, StartError, free_port
 
 
 def _producer(broker, **options):
@@ -168,6 +168,25 @@ def test_acknowledged_records_and_commits_survive_kill_9(tmp_path):
         [committed] = consumer.committed([TopicPartition("t", 0)], timeout=30)
         assert committed.offset == 1234
         consumer.close()
+
+
+def test_a_broker_listens_where_it_is_told_and_is_configured_in_kafkas_words(tmp_path):
+    port, other = free_port("localhost"), free_port("localhost")
+    configuration = {
+        "listeners": f"PLAINTEXT://localhost:{port},SECOND://localhost:{other}",
+        "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SECOND:PLAINTEXT",
+        "node.id": "7",
+        "controller.quorum.voters": f"7@localhost:{(controller := free_port('localhost'))}",
+    }
+    with EmbeddedBroker(
+        tmp_path, port, host="localhost", controller_port=controller, configuration=configuration
+    ) as broker:
+        assert broker.bootstrap_servers == f"localhost:{port}"
+        for address in (port, other):
+            admin = AdminClient({"bootstrap.servers": f"localhost:{address}"})
+            [(node_id, node)] = admin.list_topics(timeout=10).brokers.items()
+            assert (node_id, node.host, node.port) == (7, "localhost", address)
+        broker.kill()
 
 
 def test_a_directory_is_used_by_one_broker(tmp_path, broker):
