@@ -57,7 +57,7 @@ PROTECTIONS: tuple[Protection, ...] = (
             Edit(
                 _CLOSING,
                 "            await self._keep(epoch)\n",
-                "            await self._keep(epoch)\n        await told\n",
+                "            await self._keep(epoch)\n            await told\n",
             ),
         ),
         test=f"{_EPOCHS}::test_facts_then_publications_then_snapshots_then_tables_then_acks",
@@ -88,7 +88,7 @@ PROTECTIONS: tuple[Protection, ...] = (
         fault="a partition is reassigned in the middle of an epoch",
         keeps="its fold is dropped with all that it knows",
         edits=(Edit(_FOLDING, "            self.partitions.pop(partition, None)\n", "            pass\n"),),
-        test=_EPOCHS,
+        test=f"{_EPOCHS}::test_a_partition_lost_during_a_cut_is_not_kept",
     ),
     Protection(
         fault="a partition goes away and comes back in the middle of an epoch",
@@ -188,7 +188,7 @@ PROTECTIONS: tuple[Protection, ...] = (
         edits=(
             Edit(
                 "pipeline/stream/sensors.py",
-                '        end_process(ExitCode.SEND_FAILED, f"a record could not be written to Kafka: {exc!r}", cause=exc)\n',
+                '        end_process(ExitCode.SEND_FAILED, f"a record could not be written to Kafka: {exc!r}", cause=exc)\n',  # noqa: E501 - the line as it is
                 "        return\n",
             ),
         ),
@@ -200,7 +200,7 @@ PROTECTIONS: tuple[Protection, ...] = (
         edits=(
             Edit(
                 "pipeline/stream/exits.py",
-                '            end_process(ExitCode.AGENT_FAILED, f"{agent.__qualname__} raised {error!r}", cause=error)\n',
+                '            end_process(ExitCode.AGENT_FAILED, f"{agent.__qualname__} raised {error!r}", cause=error)\n',  # noqa: E501 - the line as it is
                 "            raise\n",
             ),
         ),

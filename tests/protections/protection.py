@@ -49,26 +49,32 @@ class Protection:
 
     def noticed_by(self, copy: Path) -> str | None:
         """The test that fails without it; none where all pass; raises where they could not even be run."""
-        if copy.exists():
-            shutil.rmtree(copy)
-        _copy_source(copy)
+        copy_source(copy)
         for edit in self.edits:
             edit.apply(copy)
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-x", "-rf", "--no-header", "--durations=0", self.test],
-            cwd=copy,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS_MAX,
-            check=False,
-        )
-        if done.returncode not in (0, _FAILED_TESTS):
-            raise RuntimeError(f"{self.test} could not be run: {done.stdout}{done.stderr}")
-        failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("FAILED ")]
-        return failed[0] if failed else None
+        return first_failing(self.test, copy)
 
 
-def _copy_source(to: Path) -> None:
+def first_failing(test: str, root: Path) -> str | None:
+    """The first test that fails in a copy of the source; none where all pass."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-rf", "--no-header", "--durations=0", test],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS_MAX,
+        check=False,
+    )
+    if done.returncode not in (0, _FAILED_TESTS):
+        raise RuntimeError(f"{test} could not be run: {done.stdout}{done.stderr}")
+    failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+    return failed[0] if failed else None
+
+
+def copy_source(to: Path) -> None:
+    """Copies what git knows, or would."""
+    if to.exists():
+        shutil.rmtree(to)
     files = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

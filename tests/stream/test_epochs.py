@@ -53,7 +53,7 @@ class Service:
         self.may_answer = threading.Event()
         self.may_answer.set()
 
-    def insert(self, table: str, columns: Any, *, settings: dict[str, Any], **_: Any) -> None:
+    def insert(self, table: str, columns: Any, *, settings: dict[str, Any], **_: Any) -> SimpleNamespace:
         self.journal.append(f"+{table}")
         token = settings["insert_deduplication_token"]
         self.inserts.append((table, token, [list(column) for column in columns]))
@@ -65,6 +65,7 @@ class Service:
         if table == FACTS.name:
             self.facts += zip(*columns, strict=True)
         self.journal.append(f"-{table}")
+        return SimpleNamespace(summary={"written_rows": str(len(columns[0]))})
 
     def query(self, statement: str, **_: Any) -> SimpleNamespace:
         """Charges of the identities whose literals are in the statement, as they were when asked; or all columns."""
@@ -74,9 +75,8 @@ class Service:
         rows = [tuple(fact[COLUMN[name]] for name in names) for fact in self.facts]
         self.is_asked.set()
         assert self.may_answer.wait(60)
-        return SimpleNamespace(
-            result_rows=[row for row in rows if row[1].hex("x").replace("x", "\\x") in statement]
-        )
+        found = [row for row in rows if row[1].hex("x").replace("x", "\\x") in statement]
+        return SimpleNamespace(result_rows=[(found,)], summary={"written_rows": "0"})
 
     @property
     def charged(self) -> list[tuple[int, str]]:
