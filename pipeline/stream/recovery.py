@@ -9,7 +9,8 @@ partitions are ours follows from the source topic's: same number, same owner. No
 
 Order after an assignment, each step only if no other rebalance has begun:
 1. drop the partitions that went to others;
-2. read the changelogs to their end, in a thread, and write the winners again that stood before losers;
+2. read the changelogs to their end, in a thread, and write the winners again that stood before losers,
+   and see that they fit the group's offsets and the log (agreement.py);
 3. run the tables' callbacks, letting their exceptions out (upstream's `asyncio.wait` swallows them,
    faust/tables/recovery.py:638);
 4. seek the source partitions to the committed offsets, and only then let partitions and flow go. Upstream
@@ -33,6 +34,9 @@ from faust.tables.manager import TableManager
 from mode import Service
 
 import pipeline.stream.pins  # noqa: F401 - replaces private methods
+from pipeline.core.kept import KeptValueError
+from pipeline.errors import MsgmeterError
+from pipeline.stream.agreement import Kept, check_agreement, committed_offsets, written_of
 from pipeline.stream.changelog import (
     PartitionReplay,
     TopicAndPartition,
@@ -116,8 +120,11 @@ class Recovery(Service):  # type: ignore[misc]
                 self.log.info("another rebalance has begun")
             except Exception as error:  # noqa: BLE001 - whatever it is, the worker is without its tables
                 if not self.should_stop and self._is_current(assignment):
+                    is_told = isinstance(error, MsgmeterError | KeptValueError)
                     end_process(
-                        ExitCode.RECOVERY_FAILED, f"tables could not be recovered: {error}", cause=error
+                        ExitCode.RECOVERY_FAILED,
+                        f"tables could not be recovered: {error}",
+                        cause=None if is_told else error,
                     )
                 self.log.info("recovery given up during a rebalance: %r", error)
 
@@ -162,6 +169,13 @@ class Recovery(Service):  # type: ignore[misc]
             for table in tables
             for partition in assignment.partitions
         }
+        committed = committed_offsets(
+            self.tables.kafka,
+            self.app.conf.id,
+            self.tables.source_topic,
+            assignment.partitions,
+            assignment.overtaken.is_set,
+        )
         bounds = bounds_of(self.tables.kafka, by_changelog, assignment.overtaken.is_set)
         with ThreadPoolExecutor(_OPENING_THREADS, "open-tables") as pool:
             positions = pool.map(
@@ -170,8 +184,10 @@ class Recovery(Service):  # type: ignore[misc]
             )
         replays = {where: PartitionReplay(table.data, where[1]) for where, table in by_changelog.items()}
         starts: dict[TopicAndPartition, int] = {}
+        lost: dict[TopicAndPartition, int] = {}
         for where, position in zip(by_changelog, positions, strict=True):
             start = max(position.next_offset, bounds[where].low)
+            lost[where] = start - position.next_offset
             if start < bounds[where].high:
                 starts[where] = start
         count = read_to_end(
@@ -181,7 +197,40 @@ class Recovery(Service):  # type: ignore[misc]
             assignment.overtaken.is_set,
         )
         _log.info("recovered %d changelog records in %.1f s", count, time.monotonic() - began)
+        if not assignment.overtaken.is_set():
+            self._check_agreement(tables, assignment, committed, lost)
         return [(by_changelog[where], where[1], replay) for where, replay in replays.items()]
+
+    def _check_agreement(
+        self,
+        tables: list[ChangelogTable],
+        assignment: _Assignment,
+        committed: Mapping[int, int],
+        lost: Mapping[TopicAndPartition, int],
+    ) -> None:
+        """Raise AgreementError where the group's offsets, the log and what was recovered do not fit."""
+        topic = self.tables.source_topic
+        ends = bounds_of(
+            self.tables.kafka, [(topic, each) for each in assignment.partitions], assignment.overtaken.is_set
+        )
+        check_agreement(
+            [
+                Kept(
+                    partition,
+                    committed[partition],
+                    ends[topic, partition].high,
+                    [
+                        written_of(
+                            table.name, table.data, partition, lost[table.changelog_topic_name, partition]
+                        )
+                        for table in tables
+                    ],
+                )
+                for partition in sorted(assignment.partitions)
+            ],
+            self.app.conf.id,
+            topic,
+        )
 
     async def _repeat_winners(
         self, assignment: _Assignment, table: ChangelogTable, partition: int, replay: PartitionReplay

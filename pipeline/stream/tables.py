@@ -13,6 +13,7 @@ Invariants:
 - order of a write: all records acknowledged, then the local store with the position behind them. A worker
   killed in between recovers what is missing from the changelog;
 - what is stored locally is never ahead of the changelog;
+- the last record of a write is its mark (pipeline/stream/agreement.py), also where nothing else changed;
 - a partition can be read from the end of its recovery to the next assignment, and written until it is
   revoked; a write that is overtaken by a revocation raises `NotOwnedError` and changes nothing locally.
 """
@@ -26,6 +27,7 @@ from faust.tables.table import Table
 import pipeline.stream.pins  # noqa: F401 - overrides private methods
 from pipeline.core.kept import APPLIED_BYTES
 from pipeline.errors import MsgmeterError
+from pipeline.stream.agreement import MARK_KEY, mark_of
 from pipeline.stream.batches import append_records
 from pipeline.stream.changelog import APPLIED_HEADER
 from pipeline.stream.stores import Changes, MemoryStore, PartitionedStore, Position, RocksStore
@@ -112,7 +114,7 @@ class StateTable:
 
         Consume it before awaiting anything: the file beneath may be closed by a rebalance.
         """
-        return self._readable(partition).items_of(partition)
+        return (item for item in self._readable(partition).items_of(partition) if item[0] != MARK_KEY)
 
     async def write(
         self, partition: int, changes: Mapping[bytes, bytes | None], *, applied_offset: int
@@ -129,6 +131,8 @@ class StateTable:
         if token is None:
             raise NotOwnedError(f"{self._table.name}: partition {partition} cannot be written")
         applied = applied_offset.to_bytes(APPLIED_BYTES, "big")
+        # Last of all: it says that everything up to here is there.
+        changes = {**changes, MARK_KEY: mark_of(applied_offset)}
         records = ((key, value, applied) for key, value in changes.items())
         next_offset = await self._table.send(partition, records)
         if self._table.owned.get(partition) is not token:

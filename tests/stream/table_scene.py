@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import faust
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from pipeline.core.kept import STATE_VERSION
@@ -225,7 +225,7 @@ class Tables:
             wanted = [TopicPartition(self.topic, partition) for partition in range(PARTITIONS)]
             return sum(max(0, found.offset) for found in consumer.committed(wanted, 30))
         except KafkaException as error:
-            if not error.args[0].retriable():
+            if not (error.args[0].retriable() or error.args[0].code() == KafkaError.NOT_COORDINATOR):
                 raise
             return 0  # The coordinator is being elected; asked again.
         finally:
@@ -236,6 +236,13 @@ class Tables:
         async with asyncio.timeout(90):
             while await asyncio.to_thread(self.committed) < count:
                 pass
+
+    async def until_left(self) -> None:
+        """Wait until nobody is in the group, as a killed worker is for the length of its session."""
+        admin = AdminClient({"bootstrap.servers": self.servers})
+        async with asyncio.timeout(60):
+            while admin.describe_consumer_groups([self.group])[self.group].result(30).members:  # noqa: ASYNC110 - none
+                await asyncio.sleep(0.1)
 
     async def contents(self, partition: int = 0, name: str = "worker") -> Mapping[bytes, bytes]:
         """What a worker started now finds in a partition."""

@@ -24,6 +24,9 @@ def rocks(
     topic = create_topic("raw", partitions=PARTITIONS)
     scene = Tables(broker.bootstrap_servers, topic, unique_name("group"), tmp_path, "rocksdb")
     scene.create_changelog()
+    # What tests write as applied has to be in the log.
+    for partition in range(PARTITIONS):
+        scene.produce_to(partition, 10)
     return scene
 
 
