@@ -7,6 +7,7 @@ settings contradict each other was decided before (pipeline.connection_faults). 
 from clickhouse_connect.driver.client import Client
 
 from pipeline.clickhouse.client import Server, connect
+from pipeline.clickhouse.migrate import check_migrated
 from pipeline.settings import Settings
 
 
@@ -24,3 +25,10 @@ def clickhouse_server(settings: Settings) -> Server:
 def connect_clickhouse(settings: Settings, *, request_timeout_seconds: int = 60) -> Client:
     """A client of the database; raises `Permanent` and `Transient` as `connect` does."""
     return connect(clickhouse_server(settings), request_timeout_seconds=request_timeout_seconds)
+
+
+def connect_migrated(settings: Settings) -> Client:
+    """A client of the database, whose tables are those this program knows; else raises `MigrationError`."""
+    client = connect_clickhouse(settings)
+    check_migrated(client)
+    return client

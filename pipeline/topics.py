@@ -5,7 +5,8 @@ topic that is there but differs is an error which names every difference, becaus
 back and a changelog compacted too early cannot be mended afterwards.
 """
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from time import monotonic, sleep
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -21,8 +22,13 @@ ACCOUNT_RECHARGES = "account.recharges"
 USAGE_ALERTS = "usage.alerts"
 MESSAGES_REFUSED = "messages.refused"
 
+_log = logging.getLogger(__name__)
+
 _DAY_MILLISECONDS = 86_400_000
 _MEBIBYTE = 1 << 20
+_COMPACTION_LAG = "min.compaction.lag.ms"
+_LEANED_ON = ("cleanup.policy", "message.timestamp.type", _COMPACTION_LAG)
+"""Without these a worker would break its promises and not notice; compaction may come later than needed."""
 _REQUEST_SECONDS = 30.0
 
 
@@ -88,7 +94,7 @@ def _changelog(settings: Settings) -> dict[str, str]:
         # A worker that was paused past its session may append old values when it wakes. Recovery takes the
         # highest version of a key, so both must still be there: compaction keeps away from anything younger
         # than the longest time a worker may hold a partition without writing.
-        "min.compaction.lag.ms": str(max(2 * settings.outage_minutes * 60_000, _DAY_MILLISECONDS)),
+        _COMPACTION_LAG: str(max(2 * settings.outage_minutes * 60_000, _DAY_MILLISECONDS)),
         # Rolled and cleaned often enough that recovery reads little more than the live values.
         "segment.ms": str(_DAY_MILLISECONDS // 4),
         "segment.bytes": str(64 * _MEBIBYTE),
@@ -111,6 +117,37 @@ def check_partitions(settings: Settings) -> None:
         raise TopicError(
             f"{MESSAGES_RAW} has {found} partitions, but MSGMETER_PARTITIONS is {settings.partitions}:"
             f" set it to {found}"
+        )
+
+
+def check_topics(settings: Settings) -> None:
+    """Raises as `check_partitions` does, and TopicError where a worker's guarantees would not hold.
+
+    A log that keeps the gateways' times, or a changelog that is deleted or compacted too early, loses what is promised
+    without anybody noticing.
+    """
+    check_partitions(settings)
+    connection = Connection(settings)
+    admin = AdminClient(connection.configuration())
+    names = (MESSAGES_RAW, *changelog_names(settings.application))
+    for name in names:
+        connection.topic_partitions(admin, name)  # Raises where there is none.
+    leaned_on = [
+        replace(topic, config={name: topic.config[name] for name in _LEANED_ON if name in topic.config})
+        for topic in topics(settings)
+        if topic.name in names
+    ]
+    try:
+        faults = _config_faults(admin, leaned_on)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            raise TopicError(f"The topics' configs cannot be read: {error.args[0].str()}") from error
+        _log.warning("the topics' configs were not checked, because this user may not describe them")
+        return
+    if faults:
+        raise TopicError(
+            "Topics differ from what the guarantees lean on; `msgmeter migrate` made them otherwise:\n"
+            + _listed(faults)
         )
 
 
@@ -172,8 +209,12 @@ def _config_faults(admin: AdminClient, present: list[Topic]) -> list[str]:
         for topic in present
         for found in (answers[topic.name].result(_REQUEST_SECONDS),)
         for name, value in topic.config.items()
-        if name not in found or found[name].value != value
+        if name not in found or not _is_as_needed(name, found[name].value, value)
     ]
+
+
+def _is_as_needed(name: str, found: str, needed: str) -> bool:
+    return found == needed or (name == _COMPACTION_LAG and int(found) > int(needed))
 
 
 def _create(admin: AdminClient, missing: list[Topic]) -> list[str]:

@@ -69,6 +69,15 @@ def apply_migrations(client: Client, directory: Path = SQL_DIRECTORY) -> list[Ap
     return pending
 
 
+def check_migrated(client: Client, directory: Path = SQL_DIRECTORY) -> None:
+    """Raise `MigrationError` unless the database is what all migrations of `directory`, and no others, have made."""
+    migrations = read_migrations(directory)
+    recorded = applied_migrations(client)
+    _check(migrations, recorded)
+    if lacking := [migration.name for migration in migrations[len(recorded) :]]:
+        raise MigrationError(f"The database lacks {', '.join(lacking)}: run `msgmeter migrate` first")
+
+
 def create_database(server: Server | str) -> None:
     """Create the database that a server's URL names, unless it exists."""
     if isinstance(server, str):

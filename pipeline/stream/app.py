@@ -14,7 +14,7 @@ import faust
 from faust.types import TP
 
 from pipeline import metrics
-from pipeline.clickhouse_clients import connect_clickhouse
+from pipeline.clickhouse_clients import connect_migrated
 from pipeline.core.kept import KeptValueError
 from pipeline.kafka_clients import kafka_configuration, kafka_tls
 from pipeline.rules import make_rules
@@ -125,7 +125,7 @@ def make_app(settings: Settings) -> MeterApp:
         settings,
         make_rules(settings),
         tables,
-        connect=partial(connect_clickhouse, settings),
+        connect=partial(connect_migrated, settings),
         producer=partial(_producer_of, app),
         owns=partial(confirm_ownership, app),
         commit=partial(_commit, app),

@@ -4,14 +4,17 @@ import asyncio
 import logging
 import os
 import signal
+import tempfile
 
 import uvloop
 
+from pipeline.clickhouse_clients import connect_migrated
+from pipeline.errors import Transient
 from pipeline.metrics import BUILD, serve_metrics
-from pipeline.settings import DEVELOPMENT_KEY, Settings
+from pipeline.settings import DEVELOPMENT_KEY, Settings, SettingsError
 from pipeline.stream.app import STOP_SECONDS, MeterApp, make_app
 from pipeline.stream.chunks import calm_collector
-from pipeline.topics import check_partitions
+from pipeline.topics import check_topics
 
 _log = logging.getLogger(__name__)
 
@@ -24,8 +27,7 @@ def run_worker(settings: Settings) -> None:
                 "MSGMETER_%s is not set: the development key is used, which anybody knows; set one of your own",
                 name.upper(),
             )
-    check_partitions(settings)
-    settings.state_directory.mkdir(parents=True, exist_ok=True)
+    _check_surroundings(settings)
     BUILD.labels(_version()).set(1)
     port = serve_metrics(settings.metrics_port)
     _log.info("metrics on http://127.0.0.1:%d/metrics", port)
@@ -34,6 +36,26 @@ def run_worker(settings: Settings) -> None:
     # Whatever could be stored is stored. A thread may still wait for an answer of ClickHouse: not for us any more.
     logging.shutdown()
     os._exit(0)
+
+
+def _check_surroundings(settings: Settings) -> None:
+    """Raises, before anybody else notices this worker, where it could not keep its promises here."""
+    check_topics(settings)
+    try:
+        connect_migrated(settings).close()
+    except Transient as error:
+        # A worker may start while it is away; it is asked again before the first rows are stored.
+        _log.warning("whether the database has the tables of this program is not known yet: %s", error)
+    directory = settings.state_directory
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise SettingsError(
+            f"MSGMETER_STATE_DIRECTORY {directory} cannot be written ({error.strerror}): name another one, or let this"
+            " user write there"
+        ) from error
 
 
 async def _run(settings: Settings) -> None:

@@ -165,11 +165,12 @@ def stored_contacts(metered: Metered) -> dict[str, dict[str, int]]:
 
 def meter_scenarios(system: System) -> Metered:
     """Sends all scenarios, and returns when a worker has metered them."""
+    # A worker does not start on such a topic.
+    system.worker().start().await_ready()
     take_stated_times(system)
     log = one_log()
     rules, report = make_rules(system.settings), system.report(log)
     send_at_stated_times(system, log)
-    system.worker().start()
     system.await_all_committed()
     accounts = [
         (partition_of(tenant.encode(), rules.partitions), account, rules.plan_at(account))

@@ -47,13 +47,13 @@ class System:
         apply_migrations(client)
         client.close()
 
-    def worker(self, name: str = "worker", **changes: Any) -> WorkerProcess:
+    def worker(self, name: str = "worker", module: str = "pipeline", **changes: Any) -> WorkerProcess:
         """A worker that is not started yet, with state files of its own; `changes` are settings."""
         settings = replace(self.settings, state_directory=self.directory / name, metrics_port=0, **changes)
         environment = {
             f"MSGMETER_{each.name.upper()}": str(getattr(settings, each.name)) for each in fields(Settings)
         }
-        worker = WorkerProcess(name, self.directory, environment)
+        worker = WorkerProcess(name, self.directory, environment, module)
         self.workers.append(worker)
         return worker
 

@@ -23,10 +23,12 @@ _READY = "worker ready:"
 class WorkerProcess:
     """`python -m pipeline worker`; started, killed and started again under the same name and directory."""
 
-    def __init__(self, name: str, directory: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, directory: Path, environment: Mapping[str, str], module: str = "pipeline"
+    ) -> None:
         self.name = name
         self._process = OwnedProcess(
-            name, [sys.executable, "-m", "pipeline", "worker"], directory / f"{name}.log", environment
+            name, [sys.executable, "-m", module, "worker"], directory / f"{name}.log", environment
         )
         self._life_begins = 0
 
