@@ -17,9 +17,9 @@ from pipeline.kafka_clients import Connection
 from pipeline.settings import Settings
 from pipeline.topics import MESSAGES_RAW
 
-_POLL_SECONDS = 0.2
-"""How long a batch is waited for to fill."""
-_SILENT_POLLS = 150
+_POLL_SECONDS = 0.05
+"""How long a batch is waited for to fill: the end of each span costs one such wait."""
+_SILENT_POLLS = 600
 _BATCH_RECORDS = 1_000
 _REQUEST_SECONDS = 10
 _COORDINATOR_SECONDS = 30

@@ -15,6 +15,7 @@ from clickhouse_connect.driver.client import Client
 
 from pipeline.clickhouse.comparing import (
     TENANTS_PER_QUERY,
+    ComparingQuery,
     Days,
     StoredComparison,
     compared_in_store,
@@ -25,7 +26,7 @@ from pipeline.core.reconciliation import Part, Scope, Tally, Values
 
 _ATTEMPTS = 3
 _PAUSE_SECONDS = 1.0
-_QUERIES: Mapping[Part, Any] = {
+_QUERIES: Mapping[Part, ComparingQuery] = {
     parts.FACTS_AND_WINDOWS: "windows_against_facts",
     parts.FACTS_AND_ENTRIES: "entries_against_facts",
     parts.ENTRIES_AND_BALANCES: "balances_against_entries",
@@ -37,29 +38,30 @@ _KEY_LENGTH = {parts.FACTS_AND_WINDOWS: 6, parts.FACTS_AND_ENTRIES: 3, parts.ENT
 def compare_stored(client: Client, scope: Scope, days: Days, tallies: Mapping[Part, Tally]) -> int:
     """Compares all tenants of the scope; gives how many rows were being stored all the time, and not compared."""
     tenants = [tenant for tenant in stored_tenants(client) if scope.has_tenant(tenant)]
-    moving = 0
-    for start in range(0, len(tenants), TENANTS_PER_QUERY):
-        some = tenants[start : start + TENANTS_PER_QUERY]
-        for part, name in _QUERIES.items():
-            found = _settled(client, part, name, some, days)
-            moving += found.moving
-            _tell(tallies[part], found)
-    return moving
-
-
-def _settled(client: Client, part: Part, name: Any, tenants: list[str], days: Days) -> StoredComparison:  # noqa: ANN401 - the name of a query
-    """What differs and goes on differing."""
-    found = compared_in_store(client, name, tenants, days)
+    pieces = range(0, len(tenants), TENANTS_PER_QUERY)
+    questions = [(part, tenants[start : start + TENANTS_PER_QUERY]) for start in pieces for part in _QUERIES]
+    found = [compared_in_store(client, _QUERIES[part], some, days) for part, some in questions]
     for _ in range(_ATTEMPTS - 1):
-        if not found.differing and not found.moving:
-            break
-        sleep(_PAUSE_SECONDS)
-        again = compared_in_store(client, name, tenants, days)
-        keys = {row[: _KEY_LENGTH[part]] for row in found.rows}
-        rows = [row for row in again.rows if row[: _KEY_LENGTH[part]] in keys]
-        whole = min(found.differing, again.differing) if len(again.rows) < again.differing else len(rows)
-        found = again._replace(rows=rows, differing=whole)
-    return found
+        unsettled = [at for at, each in enumerate(found) if each.differing or each.moving]
+        if unsettled:
+            sleep(_PAUSE_SECONDS)
+        for at in unsettled:
+            part, some = questions[at]
+            found[at] = _still(part, found[at], compared_in_store(client, _QUERIES[part], some, days))
+    for (part, _), each in zip(questions, found, strict=True):
+        _tell(tallies[part], each)
+    return sum(each.moving for each in found)
+
+
+def _still(part: Part, before: StoredComparison, now: StoredComparison) -> StoredComparison:
+    """What differs now and did before."""
+    length = _KEY_LENGTH[part]
+    keys = {row[:length] for row in before.rows}
+    rows = [row for row in now.rows if row[:length] in keys]
+    are_all_listed = len(now.rows) == now.differing
+    return now._replace(
+        rows=rows, differing=len(rows) if are_all_listed else min(before.differing, now.differing)
+    )
 
 
 def _tell(tally: Tally, found: StoredComparison) -> None:

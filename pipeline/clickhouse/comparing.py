@@ -18,6 +18,8 @@ from pipeline.core.log_comparison import StoredRow
 from pipeline.core.outcomes import FACT_COLUMNS
 from pipeline.core.reconciliation import Part
 
+ComparingQuery = Literal["windows_against_facts", "entries_against_facts", "balances_against_entries"]
+
 TENANTS_PER_QUERY = 500
 """ClickHouse takes 128 KiB for one parameter, and a tenant has at most 128 characters."""
 DAY_MILLISECONDS = 86_400_000
@@ -105,10 +107,7 @@ class StoredComparison(NamedTuple):
 
 
 def compared_in_store(
-    client: Client,
-    name: Literal["windows_against_facts", "entries_against_facts", "balances_against_entries"],
-    tenants: Sequence[str],
-    days: Days,
+    client: Client, name: ComparingQuery, tenants: Sequence[str], days: Days
 ) -> StoredComparison:
     """Return what one of the queries that compare says of at most `TENANTS_PER_QUERY` tenants."""
     rows = run_query(client, name, {"tenants": list(tenants), **days.instants})

@@ -7,7 +7,8 @@ which the caller does things is the proof that nothing that only moves is taken 
 2. stored rows are read: what lies below the committed offset was stored before it was committed, so a row that the
    log has by then and the store has not is missing;
 3. a row whose version is at or beyond the committed offset was stored by an epoch that is not committed yet. It is
-   compared with the log as it is at that version, for which the log is folded on: `asked_offsets`.
+   compared with the log folded on: rows that are replaced with the log as it is at their version, where
+   `asked_offsets` stop, and rows that follow from one record with the log as it is behind all of them.
 4. A version that the log does not reach belongs to no record: the row differs.
 
 Never reads anything itself, and keeps no row that was compared.
@@ -46,6 +47,10 @@ COMPARED = (
 """In the order they are shown."""
 
 
+_REPLACED = (parts.WINDOWS, parts.ENTRIES, parts.ACCOUNTS)
+"""Their rows are absolute, and replaced while the log goes on; all others follow from one record."""
+
+
 class StoredRow(NamedTuple):
     """A row as it was found."""
 
@@ -79,6 +84,9 @@ class LogComparison:
         self._log = _LogSide(rules, scope)
         self._log.add(replay)
         self._ahead: list[tuple[Part, StoredRow]] = []
+        """Rows to compare wherever the fold ends."""
+        self._replaced_ahead: list[tuple[Part, StoredRow]] = []
+        """Rows to compare at their versions, the last first once they are asked for."""
         self.ahead_count = 0
         """Rows compared at offsets that were not committed."""
         self.unstorable_count = 0
@@ -91,7 +99,11 @@ class LogComparison:
             expected = log.get(row.key)
             if expected is not None:
                 seen.add(row.key)
-            if row.version >= self._committed or (expected is None and _may_belong_later(part, row)):
+            if row.version >= self._committed:
+                ahead = self._replaced_ahead if part in _REPLACED else self._ahead
+                ahead.append((part, row))
+                continue
+            if expected is None and _may_belong_later(part, row):
                 self._ahead.append((part, row))
                 continue
             tally.compare(row.key, expected, row.values, zones.get(row.key[0], "UTC"))
@@ -108,30 +120,33 @@ class LogComparison:
 
         `end_offset` is where the log ends; versions that it does not reach are left out.
         """
-        asked = {row.version for _, row in self._ahead if self._committed <= row.version < end_offset}
-        if any(row.version < self._committed for _, row in self._ahead) and end_offset > self._committed:
-            # Refused for want of content under the position of an older record, by one that is not named.
+        self._replaced_ahead.sort(key=lambda each: each[1].version, reverse=True)
+        asked = {row.version for _, row in self._replaced_ahead}
+        asked.add(max((row.version for _, row in self._ahead), default=self._committed))
+        if any(_may_belong_later(part, row) for part, row in self._ahead):
+            # Refused for want of content under the position of its first record, by a later one that is not named.
             asked.add(end_offset - 1)
-        return sorted(asked)
+        return sorted(offset for offset in asked if self._committed <= offset < end_offset)
 
     def answer(self, offset: int) -> None:
-        """Compares the rows that are ahead up to `offset`, which the replay has just been folded up to."""
+        """Compares what is to be compared at `offset`, which the replay has just been folded up to."""
         self._log.add(self._replay)
-        reached = [each for each in self._ahead if self._committed <= each[1].version <= offset]
-        self._ahead = [each for each in self._ahead if not self._committed <= each[1].version <= offset]
-        self.ahead_count += len(reached)
-        self._compare_now(reached)
+        rows = self._replaced_ahead
+        while rows and rows[-1][1].version <= offset:
+            self._compare_now(rows.pop())
+            self.ahead_count += 1
 
     def close(self) -> None:
         """Compares what is left with the log as far as it was folded."""
-        self._compare_now(self._ahead)
-        self._ahead = []
+        self.ahead_count += len(self._ahead)
+        for each in (*self._replaced_ahead, *self._ahead):
+            self._compare_now(each)
+        self._replaced_ahead, self._ahead = [], []
 
-    def _compare_now(self, rows: Iterable[tuple[Part, StoredRow]]) -> None:
-        for part, row in rows:
-            expected = self._log.rows[part].get(row.key)
-            zone = self._log.zones.get(row.key[0], "UTC")
-            self._tallies[part].compare(row.key, expected, row.values, zone)
+    def _compare_now(self, ahead: tuple[Part, StoredRow]) -> None:
+        part, row = ahead
+        expected = self._log.rows[part].get(row.key)
+        self._tallies[part].compare(row.key, expected, row.values, self._log.zones.get(row.key[0], "UTC"))
 
 
 def _may_belong_later(part: Part, row: StoredRow) -> bool:
