@@ -4,14 +4,15 @@ Takes `Settings` and the data of this package; gives `Rules`. Bounds that settin
 divided among them here, and nowhere else.
 """
 
+from pipeline.core.eras import FIRST_ERA, Era
 from pipeline.core.plans import Plan
 from pipeline.core.rules import HOUR_MILLISECONDS, Rules
 from pipeline.data import load_plan, load_rate_cards
 from pipeline.settings import Settings, SettingsError
 
 
-def make_rules(settings: Settings, default_plan: Plan | None = None) -> Rules:
-    """The rules of folds; `default_plan` wins over the setting.
+def make_rules(settings: Settings, default_plan: Plan | None = None, era: Era = FIRST_ERA) -> Rules:
+    """The rules of folds in an era of the log; `default_plan` wins over the setting.
 
     Raises ValueError naming the presets there are when the setting's default plan is none of them, and
     SettingsError for a plan that cannot be one.
@@ -23,6 +24,7 @@ def make_rules(settings: Settings, default_plan: Plan | None = None) -> Rules:
     return Rules(
         cards=load_rate_cards(),
         partitions=settings.partitions,
+        era=era,
         command_key=settings.command_key.encode(),
         counterparty_key=settings.counterparty_key.encode(),
         default_plan=default_plan,

@@ -68,7 +68,7 @@ class Settings:
     application: str = _setting(
         "msgmeter-v2", "consumer group and prefix of state topics; a state version is in it"
     )
-    partitions: int = _setting(32, "partitions of messages.raw; chosen once")
+    partitions: int = _setting(32, "partitions of messages.raw; more by msgmeter repartition")
     replication: int = _setting(1, "replicas of each topic")
     default_plan: str = _setting("", "plan preset for tenants without a plan; empty: such messages wait")
     store: str = _setting("memory", "where tables live in a worker: memory or rocksdb")

@@ -10,7 +10,14 @@ from dataclasses import dataclass, replace
 from time import monotonic, sleep
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
+from confluent_kafka.admin import (
+    AdminClient,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+)
 
 from pipeline.errors import MsgmeterError
 from pipeline.kafka_clients import METADATA_SECONDS, Connection
@@ -131,7 +138,12 @@ def check_topics(settings: Settings) -> None:
     admin = AdminClient(connection.configuration())
     names = (MESSAGES_RAW, *changelog_names(settings.application))
     for name in names:
-        connection.topic_partitions(admin, name)  # Raises where there is none.
+        found = connection.topic_partitions(admin, name)
+        if found != settings.partitions:
+            raise TopicError(
+                f"{MESSAGES_RAW} has {settings.partitions} partitions, but {name} has {found}: partitions were added"
+                " without `msgmeter repartition`"
+            )
     leaned_on = [
         replace(topic, config={name: topic.config[name] for name in _LEANED_ON if name in topic.config})
         for topic in topics(settings)
@@ -149,6 +161,37 @@ def check_topics(settings: Settings) -> None:
             "Topics differ from what the guarantees lean on; `msgmeter migrate` made them otherwise:\n"
             + _listed(faults)
         )
+
+
+def state_partitions(settings: Settings) -> int:
+    """The number of partitions of the state; raises as `check_partitions` does."""
+    connection = Connection(settings)
+    accounts, _, _ = changelog_names(settings.application)
+    return connection.topic_partitions(AdminClient(connection.configuration()), accounts)
+
+
+def add_partitions(settings: Settings, partitions: int) -> None:
+    """Gives every topic but the changelogs so many partitions; those that have them already are left alone."""
+    connection = Connection(settings)
+    admin = AdminClient(connection.configuration())
+    changelogs = changelog_names(settings.application)
+    # The log comes first: from then on it tells workers of the count before that they must not run.
+    names = [topic.name for topic in topics(settings) if topic.name not in changelogs]
+    for name in names:
+        if connection.topic_partitions(admin, name) == partitions:
+            continue
+        [answer] = admin.create_partitions(
+            [NewPartitions(name, partitions)], operation_timeout=_REQUEST_SECONDS
+        ).values()
+        try:
+            answer.result(_REQUEST_SECONDS)
+        except KafkaException as error:
+            raise TopicError(f"{name} got no partitions: {error.args[0].str()}") from error
+    end = monotonic() + _REQUEST_SECONDS
+    while any(connection.topic_partitions(admin, name) != partitions for name in names):
+        if monotonic() > end:
+            raise TopicError(f"Partitions were added but are not there after {_REQUEST_SECONDS:.0f} s")
+        sleep(0.05)
 
 
 def create_topics(settings: Settings) -> list[str]:

@@ -19,6 +19,7 @@ _MODULE_BY_COMMAND = {
     "worker": "pipeline.cli.run:worker",
     "schedule": "pipeline.cli.schedule:schedule",
     "migrate": "pipeline.cli.run:migrate",
+    "repartition": "pipeline.cli.run:repartition",
     "settings": "pipeline.cli.run:settings",
     "generate": "pipeline.cli.traffic:generate",
     "send": "pipeline.cli.traffic:send",

@@ -20,6 +20,7 @@ from pipeline.core.reconciliation import Part, Scope, Tally
 from pipeline.core.refusals import Refusal
 from pipeline.core.replay import Replay
 from pipeline.core.rules import Rules
+from pipeline.eras import EraError, present_era
 from pipeline.reading import RawRecord, TopicReader, committed_offsets, raw_record
 from pipeline.rules import make_rules
 from pipeline.settings import Settings
@@ -83,6 +84,11 @@ def compare_log(
     told: Told,
 ) -> LogReport:
     """Compares every partition of the scope; tallies are those of `COMPARED`."""
+    if present_era(client, settings).number:
+        raise EraError(
+            f"{MESSAGES_RAW} has got more partitions since its beginning, over which the log cannot be folded:"
+            " compare what is stored, with --stored-only"
+        )
     check_partitions(settings)
     rules = make_rules(settings)
     with TopicReader(settings, MESSAGES_RAW) as raw:

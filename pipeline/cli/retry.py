@@ -22,7 +22,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from pipeline.cli.traffic import progress_bar
 from pipeline.core.admission import Origin
-from pipeline.core.partitions import partition_of
+from pipeline.core.eras import offset_of, partitions_over_eras
 from pipeline.core.refusals import Refusal
 from pipeline.core.signing import ORIGIN_HEADER, PURPOSE_HEADER, header, signed_headers
 from pipeline.logfile import LogRecord
@@ -97,7 +97,7 @@ def _refused_positions(settings: Settings, tenant: str | None, reason: str) -> P
     for document in _documents(settings, tenant):
         if document["reason"] != reason or (tenant is not None and document["tenant"] != tenant):
             continue
-        found = _Refused(document["partition"], document["offset"], document["digest"])
+        found = _Refused(document["partition"], offset_of(document["offset"]), document["digest"])
         key = (document["tenant"], found.digest)
         first[key] = min(first.get(key, found), found)
     positions: dict[int, dict[int, str]] = {}
@@ -107,11 +107,11 @@ def _refused_positions(settings: Settings, tenant: str | None, reason: str) -> P
 
 
 def _documents(settings: Settings, tenant: str | None) -> Iterator[dict[str, Any]]:
-    """Every refusal up to now; of one tenant's partition only where a tenant is asked for."""
+    """Every refusal up to now; of one tenant's partitions only where a tenant is asked for."""
     with TopicReader(settings, MESSAGES_REFUSED) as reader:
         numbers: Sequence[int] = range(reader.partitions)
         if tenant is not None:
-            numbers = [partition_of(tenant.encode(), reader.partitions)]
+            numbers = sorted(partitions_over_eras(tenant.encode(), reader.partitions))
         spans = {number: reader.bounds(number) for number in numbers}
         with progress_bar("refusals read", sum(high - low for low, high in spans.values())) as bar:
             for number, message in enumerate(reader.read(spans)):

@@ -1,4 +1,4 @@
-"""`msgmeter worker`, `migrate` and `settings`."""
+"""`msgmeter worker`, `migrate`, `repartition` and `settings`."""
 
 import logging
 
@@ -15,9 +15,13 @@ def worker() -> None:
     """Run one worker until it is stopped."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    from pipeline.eras import await_era, settings_in  # noqa: PLC0415
+
+    settings = load_settings()
+    era = await_era(settings)
     from pipeline.stream.worker import run_worker  # noqa: PLC0415 - Faust takes a second to import
 
-    run_worker(load_settings())
+    run_worker(settings_in(settings, era.number), era)
 
 
 @click.command()
@@ -25,15 +29,32 @@ def migrate() -> None:
     """Create topics and tables that are missing; change nothing else."""
     from pipeline.clickhouse.migrate import apply_migrations, create_database  # noqa: PLC0415
     from pipeline.clickhouse_clients import clickhouse_server, connect_clickhouse  # noqa: PLC0415
+    from pipeline.eras import present_era, settings_in  # noqa: PLC0415
     from pipeline.topics import create_topics  # noqa: PLC0415
 
     settings = load_settings()
-    for name in create_topics(settings):
-        click.echo(f"topic {name}")
     create_database(clickhouse_server(settings))
-    for applied in apply_migrations(connect_clickhouse(settings)):
+    client = connect_clickhouse(settings)
+    for applied in apply_migrations(client):
         click.echo(f"table {applied.name}")
+    for name in create_topics(settings_in(settings, present_era(client, settings).number)):
+        click.echo(f"topic {name}")
     click.echo("up to date")
+
+
+@click.command()
+@click.option(
+    "--partitions", required=True, type=click.IntRange(1, 65_535), help="A multiple of what there is now."
+)
+def repartition(partitions: int) -> None:
+    """Give a log that is in use more partitions; workers must be stopped.
+
+    Takes up where it was interrupted. Until it is done no worker starts.
+    """
+    from pipeline.repartition import repartition as bring_to  # noqa: PLC0415
+
+    bring_to(load_settings(), partitions, click.echo)
+    click.echo(f"done: start workers with MSGMETER_PARTITIONS={partitions}")
 
 
 @click.command()

@@ -70,6 +70,7 @@ class Admitted(NamedTuple):
     """A record that goes on."""
 
     offset: int
+    """Its position: Kafka's offset in era 0 (eras.py)."""
     appended_at: int
     """When it came into this partition: the time of the log."""
     received_at: int
@@ -114,6 +115,7 @@ class Admission:
         self._partition = partition
         self._rules = rules
         self._own_keys = own_keys
+        self._first_position = rules.era.first_position
 
     def admit(self, records: Iterable[LogRecord], outcomes: Outcomes) -> list[Admitted]:
         """The records that go on, in log order."""
@@ -166,7 +168,7 @@ class Admission:
         identity = message_key(tenant, message.source, message.id)
         return _admitted(
             (
-                record.offset,
+                self._first_position + record.offset,
                 record.timestamp,
                 received_at,
                 key,
@@ -227,9 +229,8 @@ class Admission:
         if fault is not None:
             return fault
         effective_at = milliseconds(command.effective_at)
-        return _admitted(
-            (record.offset, record.timestamp, received_at, key, value, command, b"", effective_at, 0)
-        )
+        position = self._first_position + record.offset
+        return _admitted((position, record.timestamp, received_at, key, value, command, b"", effective_at, 0))
 
     def _forward(self, record: LogRecord, key: bytes, value: bytes, outcomes: Outcomes) -> Refusal | None:
         headers = record.headers or ()
@@ -246,8 +247,9 @@ class Admission:
         """A refusal naming tenant and id as far as the value can be read at all."""
         value = record.value or b""
         tenant, message_id = _names(value) if len(value) <= MAX_VALUE_BYTES else (None, None)
+        position = self._first_position + record.offset
         return refusal_document(
-            self._partition, record.offset, reason, value, tenant, message_id, record.timestamp
+            self._partition, position, reason, value, tenant, message_id, record.timestamp
         )
 
 

@@ -34,6 +34,10 @@ class Draft(Struct, gc=False, array_like=True):
     recipients: int = 1
     member: str = ""
     inbox: str = ""
+    tenant_hash: int = -1
+    """`key_hash` of the tenant, of which the identity does not tell where it lives; -1 where it was not noted yet."""
+    partition: int = -1
+    """Of `first_offset`, which stays where it is when the tenant moves; -1: this one."""
 
 
 class StoredCharge(NamedTuple):

@@ -9,6 +9,7 @@ version says how to read the rest, and is looked at before anything of a partiti
 State versions, of which this program writes the last and reads all:
 1. without the byte: MessagePack follows at once. It begins above 0x7f, as the states are arrays, so it is told apart.
 2. with the byte; the same shapes.
+3. drafts say where they belong: fields at the end.
 
 A change of shape raises `STATE_VERSION`. Where fields were added at the end with defaults, the present decoder reads
 the older values; any other change brings the older struct's decoder and its conversion here, chosen by the version.
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 APPLIED_BYTES = 8
 _HEAD_BYTES = APPLIED_BYTES + 1
 _FIRST_ARRAY = 0x90

@@ -29,6 +29,14 @@ def murmur2(key: bytes) -> int:
 
 
 @lru_cache(maxsize=1 << 16)
+def key_hash(key: bytes) -> int:
+    """A key's hash, 0 to 2^31 - 1, of which any number of partitions takes the remainder.
+
+    Remembered, since it costs more than rating a message.
+    """
+    return murmur2(key) & 0x7FFFFFFF
+
+
 def partition_of(key: bytes, partitions: int) -> int:
-    """The partition of a key, 0 to partitions - 1; remembered, since the hash costs more than rating a message."""
-    return (murmur2(key) & 0x7FFFFFFF) % partitions
+    """The partition of a key, 0 to partitions - 1."""
+    return key_hash(key) % partitions

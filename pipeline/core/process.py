@@ -9,6 +9,9 @@ through the two functions it was given. Never touches clocks, brokers or databas
 that are no longer held, and of messages that may be refunded, is asked for by `look_ups` and `refund_look_ups` and
 answered by the caller.
 
+Records come in with Kafka's offsets; from admission on, inside and in whatever comes out, an offset is a position
+(eras.py), which is the same in era 0.
+
 Invariants
 - Outcomes and state are a function of the log, however it is cut into calls.
 - A message is charged once, iff a billable status was seen; refunded once, iff it was charged and a status was
@@ -34,6 +37,7 @@ from pipeline.core.identity import IdentityIndex
 from pipeline.core.identity_deltas import Draft, StoredCharge, agrees
 from pipeline.core.instructions import SetPlan, Tick
 from pipeline.core.outcomes import Fact, Outcomes, refusal_document
+from pipeline.core.partitions import key_hash
 from pipeline.core.records import STATUS_BITS, Message
 from pipeline.core.refunds import FINAL_FAILURES, Refunds, StoredMessage, with_status
 from pipeline.core.refusals import Refusal
@@ -122,8 +126,8 @@ class PartitionFold:
                 self._command(each)
 
     def applied(self, offset: int) -> None:
-        """Says that every record up to `offset` has been folded, whatever became of it."""
-        self.identities.advance(offset)
+        """Says that every record up to Kafka's `offset` has been folded, whatever became of it."""
+        self.identities.advance(self.rules.era.first_position + offset)
 
     def take_outcomes(self) -> Outcomes:
         """The outcomes since the last call; they are the caller's from here on, but not to be changed.
@@ -268,7 +272,13 @@ class PartitionFold:
             if bit & terms.billable_mask and not self._lacks_content(message):
                 self._charge(each, live, terms, bit, None)
                 return
-            draft = Draft(each.appended_at, each.offset, each.fingerprint)
+            draft = Draft(
+                each.appended_at,
+                each.offset,
+                each.fingerprint,
+                tenant_hash=key_hash(each.key),
+                partition=self.partition,
+            )
         elif not agrees(draft, message, each.fingerprint):
             self._refuse(each, Refusal.IDENTITY_CONFLICT)
             return
@@ -340,6 +350,8 @@ class PartitionFold:
             inbox=draft.inbox or message.inbox,
             # Receipts need not repeat the number, and one of a message to many stands for all of them.
             recipients=max(recipients, message.recipients),
+            tenant_hash=draft.tenant_hash,
+            partition=draft.partition,
         )
 
     # Small steps.
@@ -365,7 +377,13 @@ class PartitionFold:
         """Refuses sent messages that could not be counted, under the position of their first record."""
         self.outcomes.refusals += [
             refusal_document(
-                self.partition, draft.first_offset, Refusal.CONTENT_MISSING, b"", None, None, now
+                self.partition if draft.partition < 0 else draft.partition,
+                draft.first_offset,
+                Refusal.CONTENT_MISSING,
+                b"",
+                None,
+                None,
+                now,
             )
             for draft in drafts
             if draft.status

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipeline.core.account import FOREVER_AT, Account
+from pipeline.core.eras import FIRST_ERA, Era
 from pipeline.core.plans import Plan, PlanTerms, compile_plan, decode_plan, encode_plan
 from pipeline.core.rating import RateCard
 from pipeline.core.terms import Terms
@@ -22,6 +23,7 @@ class Rules:
 
     cards: Mapping[str, RateCard]
     partitions: int = 32
+    era: Era = FIRST_ERA
     command_key: bytes = field(default=b"", repr=False)
     counterparty_key: bytes = field(default=b"", repr=False)
     default_plan: Plan | None = None

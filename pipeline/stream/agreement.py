@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from pipeline.core.eras import offset_of
 from pipeline.core.kept import APPLIED_BYTES, encode_kept
 from pipeline.errors import MsgmeterError
 from pipeline.stream.stores import PartitionedStore
@@ -73,7 +74,7 @@ class Kept:
 
 
 def mark_of(applied_offset: int) -> bytes:
-    """The value of a mark; `applied_offset` is the first offset of the log that a write does not cover."""
+    """The value of a mark; `applied_offset` is the first position of the log that a write does not cover."""
     return encode_kept(applied_offset - 1, None)
 
 
@@ -81,7 +82,8 @@ def written_of(table: str, store: PartitionedStore, partition: int, lost: int) -
     """What a recovered store says of a partition."""
     mark = store.lookup(partition)(MARK_KEY)
     if mark is not None:
-        return Written(table, int.from_bytes(mark[:APPLIED_BYTES], "big"), is_empty=False, lost=lost)
+        written = offset_of(int.from_bytes(mark[:APPLIED_BYTES], "big"))
+        return Written(table, written, is_empty=False, lost=lost)
     return Written(table, None, is_empty=next(store.items_of(partition), None) is None, lost=lost)
 
 

@@ -15,6 +15,7 @@ from faust.types import TP
 
 from pipeline import metrics
 from pipeline.clickhouse_clients import connect_migrated
+from pipeline.core.eras import FIRST_ERA, Era
 from pipeline.core.kept import KeptValueError
 from pipeline.kafka_clients import kafka_configuration, kafka_tls
 from pipeline.rules import make_rules
@@ -83,8 +84,8 @@ class MeterApp(faust.App):  # type: ignore[misc]
                 self.watchdog.stop()
 
 
-def make_app(settings: Settings) -> MeterApp:
-    """A worker's app; one per process, started once."""
+def make_app(settings: Settings, era: Era = FIRST_ERA) -> MeterApp:
+    """A worker's app in an era of the log; one per process, started once."""
     servers = settings.kafka.split(",")
     app = MeterApp(
         settings.application,
@@ -123,7 +124,7 @@ def make_app(settings: Settings) -> MeterApp:
     )
     app.meter = Meter(
         settings,
-        make_rules(settings),
+        make_rules(settings, era=era),
         tables,
         connect=partial(connect_migrated, settings),
         producer=partial(_producer_of, app),

@@ -18,14 +18,14 @@ Invariants:
 import logging
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from pipeline.core.kept import APPLIED_BYTES, check_versions
 from pipeline.errors import MsgmeterError
-from pipeline.stream.stores import NOTHING, PartitionedStore, Position
+from pipeline.stream.stores import NOTHING, Changes, PartitionedStore, Position
 
 _log = logging.getLogger(__name__)
 
@@ -77,10 +77,23 @@ class Bounds(NamedTuple):
     """The broker's own name of the topic: another one when the topic was made anew, or lies in another cluster."""
 
 
+class Values(Protocol):
+    """Where a replay puts what it reads: a store, or whatever else holds values by partition."""
+
+    def lookup(self, partition: int) -> Callable[[bytes], bytes | None]:
+        """Give the function that finds a key's value."""
+
+    def position_of(self, partition: int) -> Position:
+        """Give how far the values are complete."""
+
+    def apply(self, partition: int, changes: Changes, position: Position) -> None:
+        """Take changes, and the position they lead to."""
+
+
 class PartitionReplay:
     """Brings the values of one partition up to date, record by record in changelog order."""
 
-    def __init__(self, store: PartitionedStore, partition: int) -> None:
+    def __init__(self, store: Values, partition: int) -> None:
         self._store = store
         self._partition = partition
         self._lookup = store.lookup(partition)
@@ -170,6 +183,28 @@ def _topic_ids(admin: AdminClient, topics: Iterable[str]) -> dict[str, bytes]:
         name: _TOPIC_ID.pack(each.get_most_significant_bits(), each.get_least_significant_bits())
         for name, each in ids.items()
     }
+
+
+def check_alike(
+    kafka: Mapping[str, str], source_topic: str, changelogs: Iterable[str], stopped: Callable[[], bool]
+) -> None:
+    """Raises ChangelogError where the source has got other partitions than the changelogs since the worker began.
+
+    Its tenants then live elsewhere, and whoever folded on would count them in two places. Waits for a broker.
+    """
+    admin = AdminClient(dict(kafka))
+    while True:
+        try:
+            there = admin.list_topics(timeout=_REQUEST_SECONDS).topics
+        except KafkaException as error:
+            if stopped() or not _passes(error.args[0]):
+                raise ChangelogError(f"the broker does not tell its topics: {error.args[0].str()}") from error
+        else:
+            break
+    counts = {name: len(there[name].partitions) for name in (source_topic, *changelogs) if name in there}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ChangelogError(f"partitions were added, so tenants have moved to others ({said})")
 
 
 def trusted_position(store: PartitionedStore, partition: int, bounds: Bounds) -> Position:

@@ -165,7 +165,7 @@ class Closing:
                 continue
             for event in events:
                 event.ack()
-            owned.acknowledged_offset = changes.applied_offset
+            owned.acknowledged_offset = events[-1].value.last_offset
         await self._commit()
 
     async def _write(self, partition: int, changes: StateChanges) -> None:

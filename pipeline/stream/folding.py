@@ -65,7 +65,11 @@ class Folding:
             raise LogHoleError(
                 f"partition {partition}: offsets {owned.folded_offset + 1} to {chunk.start_offset - 1} are missing"
             )
-        admitted = owned.fold.admit(chunk.records)
+        records, first_offset = chunk.records, self._rules.era.first_offset(partition)
+        if chunk.start_offset < first_offset:
+            # The group's offsets were forgotten, and the log is read again; these were folded in the era before.
+            records = [record for record in records if record.offset >= first_offset]
+        admitted = owned.fold.admit(records)
         stored = await self._look_up(owned, admitted)
         if stored is None:
             return (

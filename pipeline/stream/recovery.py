@@ -41,6 +41,7 @@ from pipeline.stream.changelog import (
     PartitionReplay,
     TopicAndPartition,
     bounds_of,
+    check_alike,
     read_to_end,
     trusted_position,
 )
@@ -169,6 +170,8 @@ class Recovery(Service):  # type: ignore[misc]
             for table in tables
             for partition in assignment.partitions
         }
+        names = [table.changelog_topic_name for table in tables]
+        check_alike(self.tables.kafka, self.tables.source_topic, names, assignment.overtaken.is_set)
         committed = committed_offsets(
             self.tables.kafka,
             self.app.conf.id,

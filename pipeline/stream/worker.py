@@ -9,6 +9,7 @@ import tempfile
 import uvloop
 
 from pipeline.clickhouse_clients import connect_migrated
+from pipeline.core.eras import Era
 from pipeline.errors import Transient
 from pipeline.metrics import BUILD, serve_metrics
 from pipeline.settings import DEVELOPMENT_KEY, Settings, SettingsError
@@ -19,8 +20,8 @@ from pipeline.topics import check_topics
 _log = logging.getLogger(__name__)
 
 
-def run_worker(settings: Settings) -> None:
-    """Meters until SIGINT or SIGTERM; then stores what is open and leaves the group."""
+def run_worker(settings: Settings, era: Era) -> None:
+    """Meters until SIGINT or SIGTERM; then stores what is open and leaves the group. `settings` are of the era."""
     for name in ("command_key", "counterparty_key"):
         if getattr(settings, name) == DEVELOPMENT_KEY:
             _log.warning(
@@ -32,7 +33,7 @@ def run_worker(settings: Settings) -> None:
     port = serve_metrics(settings.metrics_port)
     _log.info("metrics on http://127.0.0.1:%d/metrics", port)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(settings))
+        runner.run(_run(settings, era))
     # Whatever could be stored is stored. A thread may still wait for an answer of ClickHouse: not for us any more.
     logging.shutdown()
     os._exit(0)
@@ -58,8 +59,8 @@ def _check_surroundings(settings: Settings) -> None:
         ) from error
 
 
-async def _run(settings: Settings) -> None:
-    app = make_app(settings)
+async def _run(settings: Settings, era: Era) -> None:
+    app = make_app(settings, era)
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):

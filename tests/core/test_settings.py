@@ -117,7 +117,11 @@ def test_every_setting_is_described_by_name_default_and_meaning() -> None:
         f"MSGMETER_{each.name.upper()}" for each in fields(Settings)
     ]
     assert all(meaning for _, _, meaning in described)
-    assert ("MSGMETER_PARTITIONS", "32", "partitions of messages.raw; chosen once") in described
+    assert (
+        "MSGMETER_PARTITIONS",
+        "32",
+        "partitions of messages.raw; more by msgmeter repartition",
+    ) in described
 
 
 def test_a_wrong_setting_is_one_text_and_exit_code_2() -> None:

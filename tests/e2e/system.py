@@ -36,6 +36,8 @@ class System:
 
     def __init__(self, settings: Settings, directory: Path) -> None:
         self.settings = settings
+        self.group = settings.application
+        """Of the workers: another one in a later era of the log."""
         self.directory = directory
         self.workers: list[WorkerProcess] = []
 
@@ -50,10 +52,7 @@ class System:
     def worker(self, name: str = "worker", module: str = "pipeline", **changes: Any) -> WorkerProcess:
         """A worker that is not started yet, with state files of its own; `changes` are settings."""
         settings = replace(self.settings, state_directory=self.directory / name, metrics_port=0, **changes)
-        environment = {
-            f"MSGMETER_{each.name.upper()}": str(getattr(settings, each.name)) for each in fields(Settings)
-        }
-        worker = WorkerProcess(name, self.directory, environment, module)
+        worker = WorkerProcess(name, self.directory, environment_of(settings), module)
         self.workers.append(worker)
         return worker
 
@@ -103,11 +102,11 @@ class System:
 
     def committed(self) -> dict[int, int]:
         """The committed offset of every partition of messages.raw; 0 where there is none."""
-        return committed(self.settings.kafka, self.settings.application)
+        return committed(self.settings.kafka, self.group)
 
     def uncommitted(self) -> int:
         """How many records of messages.raw the group has not committed."""
-        return uncommitted(self.settings.kafka, self.settings.application)
+        return uncommitted(self.settings.kafka, self.group)
 
     def await_all_committed(self, deadline_seconds: float = 300) -> None:
         """Returns when the group has committed the end of the log; fails when no worker is left."""
@@ -130,6 +129,11 @@ class System:
         return "\n".join(
             f"--- {worker.name} ({worker.exit_code})\n{worker.log_tail()}" for worker in self.workers
         )
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The environment in which a process has these settings."""
+    return {f"MSGMETER_{each.name.upper()}": str(getattr(settings, each.name)) for each in fields(Settings)}
 
 
 class Gateway:

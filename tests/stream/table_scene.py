@@ -14,7 +14,7 @@ from typing import Any
 
 import faust
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from pipeline.core.kept import STATE_VERSION
 from pipeline.stream.changelog import APPLIED_HEADER
@@ -135,6 +135,13 @@ class Tables:
         admin = AdminClient({"bootstrap.servers": self.servers})
         topic = NewTopic(self.changelog, partitions, 1, config=_COMPACTED)
         admin.create_topics([topic])[self.changelog].result(30)
+
+    def add_partition(self) -> None:
+        """To the source topic."""
+        admin = AdminClient({"bootstrap.servers": self.servers})
+        admin.create_partitions([NewPartitions(self.topic, PARTITIONS + 1)])[self.topic].result(30)
+        while len(admin.list_topics(self.topic, timeout=30).topics[self.topic].partitions) == PARTITIONS:
+            pass
 
     def delete_changelog(self) -> None:
         admin = AdminClient({"bootstrap.servers": self.servers})

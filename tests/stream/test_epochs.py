@@ -18,6 +18,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from pipeline import metrics
 from pipeline.clickhouse.facts import FACTS
 from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, CONTACTS, ENTRIES, USAGE
+from pipeline.core.eras import ERA_POSITIONS, Era
 from pipeline.core.partitions import partition_of
 from pipeline.core.rules import Rules
 from pipeline.errors import Transient
@@ -506,6 +507,20 @@ async def test_chunks_that_are_read_again_are_folded_once(stage: Callable[..., S
     await scene.meter.close_epoch(checkpoint=True)
     assert [offset for offset, _ in scene.service.charged] == [1, 2, 3, 4]
     assert scene.done("ack") == ["ack 3", "ack 4"]
+
+
+async def test_records_of_the_era_before_are_not_folded_when_the_groups_offsets_were_forgotten(
+    stage: Callable[..., Scene],
+) -> None:
+    scene = stage(rules(plan(), era=Era(1, (2,))))
+    log = Log()
+    log.messages(4)
+    await scene.take(log)
+    await scene.meter.close_epoch(checkpoint=True)
+    assert [offset for offset, _ in scene.service.charged] == [ERA_POSITIONS + 2, ERA_POSITIONS + 3]
+    assert scene.done("ack") == ["ack 3"]
+    owned = scene.meter.partitions[0]
+    assert (owned.folded_offset, owned.acknowledged_offset) == (3, 3)
 
 
 async def test_a_revoked_partition_is_not_taken_up_again_from_tables_that_can_still_be_read(

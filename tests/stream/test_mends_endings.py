@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from aiokafka.protocol.group import LeaveGroupRequest
-from table_scene import PARTITIONS, Tables, until
+from table_scene import PARTITIONS, Tables, until, value
 
 from pipeline.embedded.broker import EmbeddedBroker
 from pipeline.stream.exits import ExitCode
@@ -60,6 +60,15 @@ async def test_a_process_that_was_paused_ends_when_it_wakes(scene: Tables) -> No
         await asyncio.sleep(1.5)  # The pause itself is what is tested: longer than the watchdog's limit.
         worker.process.send_signal(signal.SIGCONT)
         assert await worker.exit_code() == ExitCode.LOOP_STALLED
+
+
+async def test_a_worker_ends_where_the_log_has_other_partitions_than_its_state(scene: Tables) -> None:
+    """Also one that was frozen when they were added: it wakes up to a rebalance, after which it recovers."""
+    scene.append([(b"k", value(9), 0), (b"k", value(5), 0)])
+    scene.add_partition()
+    with scene.running("worker") as worker:
+        assert await worker.exit_code() == ExitCode.RECOVERY_FAILED
+    assert len(scene.read_changelog()) == 2  # No winner was repeated.
 
 
 async def test_ownership_is_denied_once_the_group_knows_the_worker_no_longer(scene: Tables) -> None:

@@ -1,0 +1,99 @@
+"""The consumer group of an era's workers: whether it has metered all there is, and where the next one begins.
+
+Takes settings of the era; asks the broker. `commit` is for a group that nobody has been in yet. Raises EraError where
+the group is not as it must be, and what the clients of Kafka raise.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from pipeline.eras import EraError
+from pipeline.kafka_clients import Connection
+from pipeline.reading import TopicReader, committed_offsets
+from pipeline.settings import Settings
+from pipeline.topics import MESSAGES_RAW
+
+_REQUEST_SECONDS = 30.0
+_SHOWN = 5
+
+
+class LogGroup:
+    """One group on `messages.raw`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._name = settings.application
+        self._connection = Connection(settings)
+        self._admin = AdminClient(self._connection.configuration())
+
+    def check_drained(self) -> list[int]:
+        """By partition, where a worker would go on; raises where someone is in the group or records are left."""
+        self._check_empty()
+        committed = committed_offsets(self._settings, self._settings.partitions)
+        with TopicReader(self._settings, MESSAGES_RAW) as reader:
+            spans = {}
+            for number, offset in sorted(committed.items()):
+                low, high = reader.bounds(number)
+                spans[number] = max(offset, low), high
+            # Behind the last record there may be the broker's markers of transactions, which nobody is handed.
+            waiting = Counter(message.partition() or 0 for message in reader.read(spans))
+        if waiting:
+            shown = ", ".join(
+                f"{count} in partition {number}" for number, count in waiting.most_common(_SHOWN)
+            )
+            raise EraError(
+                f"{waiting.total()} records of {MESSAGES_RAW} are not metered yet ({shown}): stop what writes, let"
+                " workers run until msgmeter_consumer_lag_offsets is 0, stop them, and try again"
+            )
+        return [start for start, _ in spans.values()]
+
+    def check_left(self, first_offsets: Sequence[int]) -> None:
+        """Raises where somebody has been in the group since it was drained."""
+        self._check_empty()
+        committed = committed_offsets(self._settings, self._settings.partitions)
+        # What the broker has forgotten since, nobody has committed anew.
+        if any(offset not in (0, first_offsets[number]) for number, offset in committed.items()):
+            raise EraError(
+                f"A worker has been in the group {self._name} since this began, and committed other offsets:"
+                " what it metered would be metered again. The state before is untouched; do not go on"
+            )
+
+    def commit(self, offsets: Sequence[int]) -> None:
+        """Commits an offset for every partition."""
+        places = [TopicPartition(MESSAGES_RAW, number, offset) for number, offset in enumerate(offsets)]
+        with self._broker_errors():
+            [answer] = self._admin.alter_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(self._name, places)], request_timeout=_REQUEST_SECONDS
+            ).values()
+            for place in answer.result(_REQUEST_SECONDS).topic_partitions:
+                if place.error is not None:
+                    raise KafkaException(place.error)
+
+    def _check_empty(self) -> None:
+        with self._broker_errors():
+            [answer] = self._admin.describe_consumer_groups(
+                [self._name], request_timeout=_REQUEST_SECONDS
+            ).values()
+            try:
+                members = answer.result(_REQUEST_SECONDS).members
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+                    raise
+                return
+        if members:
+            where = ", ".join(sorted({member.host for member in members})[:_SHOWN])
+            raise EraError(
+                f"{len(members)} workers are in the group {self._name} (at {where}): stop them, with SIGTERM, and try"
+                " again; one that was killed stays in it until its session has run out"
+            )
+
+    @contextmanager
+    def _broker_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except KafkaException as error:
+            raise self._connection.error(error) from error

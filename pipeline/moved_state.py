@@ -1,0 +1,139 @@
+"""The state of one partition, copied into the changelogs of a new era: step 5 of `msgmeter repartition`.
+
+Reads the changelogs of the era before, as recovery does; writes each value to the partition its tenant lives in now,
+and behind them a mark of its own (pipeline/stream/agreement.py): complete up to where the new era begins.
+Never interprets more of a value than where it belongs (core/moving.py), never deletes, and never writes to a changelog
+that it reads. What is written twice is the same value twice.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+
+from confluent_kafka import KafkaError, Message, Producer
+
+from pipeline.core.eras import Era
+from pipeline.core.kept import APPLIED_BYTES
+from pipeline.core.moving import drafts_without_tenant, heir_of_account, heir_of_window, heirs, moved_delta
+from pipeline.core.rules import HOUR_MILLISECONDS
+from pipeline.eras import EraError
+from pipeline.errors import Transient
+from pipeline.kafka_clients import kafka_configuration
+from pipeline.settings import Settings
+from pipeline.stream.agreement import MARK_KEY, mark_of
+from pipeline.stream.changelog import PartitionReplay, bounds_of, read_to_end
+from pipeline.stream.stores import NOTHING, Changes, Position
+from pipeline.topics import changelog_names
+
+_FLUSH_SECONDS = 120.0
+_MEBIBYTE = 1 << 20
+
+Placed = tuple[int, bytes, bytes]
+"""Partition, key and value."""
+
+
+class _Held:
+    """The values of one changelog partition, in memory."""
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {}
+
+    def lookup(self, partition: int) -> Callable[[bytes], bytes | None]:  # noqa: ARG002 - there is one
+        return self.values.get
+
+    def position_of(self, partition: int) -> Position:  # noqa: ARG002 - there is one
+        return NOTHING
+
+    def apply(self, partition: int, changes: Changes, position: Position) -> None:  # noqa: ARG002 - there is one
+        for key, value in changes.items():
+            if value is None:
+                self.values.pop(key, None)
+            else:
+                self.values[key] = value
+
+
+def check_drafts(settings: Settings) -> None:
+    """Raises EraError where messages wait of which an earlier version did not note where they belong."""
+    _, _, ids = changelog_names(settings.application)
+    unplaced = [
+        draft
+        for partition in range(settings.partitions)
+        for draft in drafts_without_tenant(_kept(settings, [ids], partition)[ids].values())
+    ]
+    if unplaced:
+        last_at = max(draft.first_received_at for draft in unplaced)
+        last_at += settings.pending_hours * HOUR_MILLISECONDS
+        raise EraError(
+            f"{len(unplaced)} messages wait that were first heard of under an earlier version, which did not note"
+            f" where they belong. They have ended {last_at} ms after 1970: let workers run until then, and try again"
+        )
+
+
+def copy_partition(old: Settings, new: Settings, partition: int, end_position: int, era: Era) -> None:
+    """Copies what `old` keeps of a partition into `era`; it must be of records before `end_position`."""
+    producer = Producer(
+        {
+            **kafka_configuration(new),
+            "enable.idempotence": True,
+            "compression.type": "lz4",
+            "linger.ms": 20,
+            "message.max.bytes": 8 * _MEBIBYTE,
+            "log_level": 2,
+        }
+    )
+    failed: list[KafkaError] = []
+
+    def note(error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            failed.append(error)
+
+    kept = _kept(old, changelog_names(old.application), partition)
+    accounts, windows, deltas = kept.values()
+    for value in (value for values in kept.values() for value in values.values()):
+        if int.from_bytes(value[:APPLIED_BYTES], "big") > end_position:
+            raise EraError(
+                f"the state of partition {partition} is ahead of the log: it is that of another one"
+            )
+    placed: tuple[Iterable[Placed], ...] = (
+        ((heir_of_account(key, new.partitions), key, value) for key, value in accounts.items()),
+        ((heir_of_window(key, new.partitions), key, value) for key, value in windows.items()),
+        _deltas(deltas, partition, old.partitions, new.partitions),
+    )
+    marks = [
+        (heir, MARK_KEY, mark_of(era.first_position + era.first_offset(heir)))
+        for heir in heirs(partition, old.partitions, new.partitions)
+    ]
+    for name, records in zip(changelog_names(new.application), placed, strict=True):
+        for heir, key, value in chain(records, marks):
+            while True:
+                try:
+                    producer.produce(name, value, key, heir, on_delivery=note)
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+    left = producer.flush(_FLUSH_SECONDS)
+    if left or failed:
+        reason = failed[0].str() if failed else f"no answer to {left} records"
+        raise Transient(f"state could not be written ({reason}): start it again", retry_after_seconds=5.0)
+
+
+def _deltas(deltas: dict[bytes, bytes], partition: int, before: int, partitions: int) -> Iterator[Placed]:
+    for heir in heirs(partition, before, partitions):
+        for key, value in deltas.items():
+            yield heir, *moved_delta(key, value, heir, partitions)
+
+
+def _kept(settings: Settings, changelogs: Iterable[str], partition: int) -> dict[str, dict[bytes, bytes]]:
+    """What is kept in a partition of each changelog, as recovery takes it up."""
+    kafka = {**kafka_configuration(settings), "log_level": "2"}
+    bounds = bounds_of(kafka, [(name, partition) for name in changelogs], _never)
+    held = {name: _Held() for name in changelogs}
+    replays = {name: PartitionReplay(values, partition) for name, values in held.items()}
+    starts = {where: each.low for where, each in bounds.items() if each.low < each.high}
+    read_to_end(kafka, starts, lambda where, records: replays[where[0]].take(records), _never)
+    for values in held.values():
+        values.values.pop(MARK_KEY, None)
+    return {name: values.values for name, values in held.items()}
+
+
+def _never() -> bool:
+    return False
