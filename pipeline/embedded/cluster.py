@@ -85,9 +85,10 @@ class EmbeddedCluster:
         return self
 
     def _await_acquaintance(self, deadline: float) -> None:
-        while not all(node.known_nodes() >= len(self.nodes) for node in self.nodes):
+        while min(known := [node.known_nodes() for node in self.nodes]) < len(self.nodes):
             if time.monotonic() > deadline:
-                raise StartError("the nodes run, but do not all know each other; see their logs")
+                logs = (node.process.log_tail() for node in self.nodes if node.process is not None)
+                raise StartError("\n".join([f"of the others and themselves the nodes know {known}", *logs]))
             time.sleep(_POLL_SECONDS)
 
     def stop(self, deadline_seconds: float = 20) -> None:

@@ -1,10 +1,11 @@
 """Clients of a cluster: topics on it, who leads them, and conditions that take their time."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from pipeline.embedded.broker import EmbeddedBroker
@@ -79,9 +80,16 @@ class Clients:
         return set(self.admin.list_topics(topic, timeout=30).topics[topic].partitions[partition].isrs)
 
     def coordinator(self, group: str) -> int:
-        """The id of the node that keeps a group's members and commits."""
-        found: int = self.admin.describe_consumer_groups([group])[group].result(30).coordinator.id
-        return found
+        """The id of the node that keeps a group's members and commits, once one has taken that up."""
+        found: list[int] = []
+
+        def ask() -> bool:
+            with contextlib.suppress(KafkaException):
+                found.append(self.admin.describe_consumer_groups([group])[group].result(30).coordinator.id)
+            return bool(found)
+
+        until(ask)
+        return found[0]
 
     def committed(self, group: str, topic: str, partition: int = 0) -> int:
         """A group's committed offset; negative when it has committed nothing."""
@@ -91,6 +99,12 @@ class Clients:
             return offset
         finally:
             asking.close()
+
+    def commit(self, group: str, topic: str, offset: int) -> None:
+        """Commit an offset of partition 0 for a group that has no members."""
+        committing = self.consumer(group)
+        committing.commit(offsets=[TopicPartition(topic, 0, offset)], asynchronous=False)
+        committing.close()
 
     def node(self, node_id: int) -> EmbeddedBroker:
         return self.cluster.nodes[node_id - 1]

@@ -211,3 +211,7 @@ def test_the_owners_terminal_does_not_reach_its_processes(tmp_path):
     assert os.getpgid(process.pid) != os.getpgid(0)
     process.kill()
     assert process.exit_code == -signal.SIGKILL
+
+
+def test_a_free_port_is_none_that_outgoing_connections_are_given():
+    assert all(port < 32_768 for port in (free_port() for _ in range(50)))
