@@ -212,6 +212,7 @@ def trusted_position(store: PartitionedStore, partition: int, bounds: Bounds) ->
 
     Upstream ends the worker instead, again at every restart (faust/tables/recovery.py:409, issue 158).
     """
+    lacks_file = store.lacks_file(partition)
     position = store.open_partition(partition, bounds.topic_id)
     reason = ""
     if position.next_offset > bounds.high:
@@ -219,6 +220,12 @@ def trusted_position(store: PartitionedStore, partition: int, bounds: Bounds) ->
     elif NOTHING.next_offset < position.next_offset < bounds.low:
         reason = f"it ends at {position.next_offset}, the changelog begins at {bounds.low}"
     if not reason:
+        if lacks_file and bounds.low < bounds.high:
+            _log.warning(
+                "%s: partition %d is rebuilt from its changelog: it has no file here",
+                store.table_name,
+                partition,
+            )
         return position
     _log.warning("%s: partition %d is rebuilt from its changelog: %s", store.table_name, partition, reason)
     store.wipe_partition(partition)

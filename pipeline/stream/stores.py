@@ -10,17 +10,18 @@ Invariants:
   the values; after a kill RocksDB may fall back to an earlier pair, which recovery completes;
 - a partition that is not opened has no values here, whatever another worker left in the directory;
 - a file of another changelog, or of a newer state version, is not read; the newer one is not touched either;
+- no value of a damaged file is given: every block's checksum is looked at, which RocksDB leaves out by itself. Whoever
+  meets one gets `DamagedFileError` and ends; the file is noted, and rebuilt when it is opened next;
 - no RocksDB file of this process is closed while another one is being opened.
 """
 
-import contextlib
 import logging
 import shutil
 import struct
-import threading
 import time
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import rocksdb
@@ -29,6 +30,8 @@ from faust.stores import rocksdb as faust_rocksdb
 
 import pipeline.stream.pins  # noqa: F401 - builds on private parts of Faust's stores
 from pipeline.core import kept
+from pipeline.errors import MsgmeterError
+from pipeline.stream.rocksdb_files import PartitionOptions, is_locked, said, shared_timer
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +53,10 @@ NOTHING = Position(0, b"")
 """The position of a partition of which nothing is stored."""
 
 
+class DamagedFileError(MsgmeterError):
+    """A file cannot be read, or written, any more: the process ends, and rebuilds it when it is started again."""
+
+
 class MemoryStore(faust_memory.Store):  # type: ignore[misc]
     """A dictionary per partition; lost with the process."""
 
@@ -58,6 +65,10 @@ class MemoryStore(faust_memory.Store):  # type: ignore[misc]
         super().__post_init__()
         self._partitions: dict[int, dict[bytes, bytes]] = {}
         self._positions: dict[int, Position] = {}
+
+    def lacks_file(self, _partition: int) -> bool:
+        """Tell whether a partition's file is missing: there are none."""
+        return False
 
     def open_partition(self, partition: int, _changelog: bytes = b"") -> Position:
         """Give what is known of a partition; it can be read and changed from now on."""
@@ -120,69 +131,6 @@ _FILE_AGE_MAX_MS = 6 * 86_400_000
 # Workers that share a directory hand a partition's file over: the one that lost it closes it when its own
 # recovery begins, a moment before or after ours.
 _LOCKED_SECONDS_MAX = 20.0
-# Per partition and table, so times 96 in a worker that owns all: Faust's defaults (64 MiB buffers, 2 GiB of
-# cache and 90 % of the process's files each) are for one large database.
-_WRITE_BUFFER_BYTES = 2 * 1024 * 1024
-_OPEN_FILES_MAX = 24
-_BLOCK_CACHE_BYTES = 32 * 1024 * 1024
-
-
-class _SharedTimer:
-    """Keeps closing apart from opening, because RocksDB 6.14 aborts the process when they meet.
-
-    All files of a process share one timer thread (it flushes their logs, whatever the options say). Closing
-    the last file ends it, without a lock between that and the opening that starts it again: "terminate
-    called without an active exception". A worker meets this where it wipes files while it opens others.
-    Openings go side by side, because they mostly wait for the disk.
-    Source: https://github.com/facebook/rocksdb/issues/7711, mended after 6.14 by pull request 7888.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._openings = 0
-
-    @contextlib.contextmanager
-    def opening(self) -> Iterator[None]:
-        """Wait until nobody closes a file; then nobody does until the end of the block."""
-        with self._changed:
-            self._openings += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._openings -= 1
-                self._changed.notify_all()
-
-    @contextlib.contextmanager
-    def closing(self) -> Iterator[None]:
-        """Wait until nobody opens or closes a file; then nobody does until the end of the block."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._openings)
-            yield
-
-
-_shared_timer = _SharedTimer()
-
-
-class _Options(faust_rocksdb.RocksDBOptions):  # type: ignore[misc]
-    """RocksDB settings of all partitions of one table, which share one block cache."""
-
-    def __init__(self) -> None:
-        super().__init__(use_rocksdict=False)
-        self._block_cache = rocksdb.LRUCache(_BLOCK_CACHE_BYTES)
-
-    def as_options(self) -> Any:
-        """Give fresh options: RocksDB binds an object to the file opened with it."""
-        return rocksdb.Options(
-            create_if_missing=True,
-            max_open_files=_OPEN_FILES_MAX,
-            write_buffer_size=_WRITE_BUFFER_BYTES,
-            max_write_buffer_number=2,
-            target_file_size_base=8 * _WRITE_BUFFER_BYTES,
-            table_factory=rocksdb.BlockBasedTableFactory(
-                filter_policy=rocksdb.BloomFilterPolicy(10), block_cache=self._block_cache
-            ),
-        )
 
 
 class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
@@ -193,9 +141,13 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
         # installed (faust/stores/rocksdb.py:67).
         kwargs["options"] = {"driver": "python-rocksdb"}
         super().__init__(*args, **kwargs)
-        self.rocksdb_options = _Options()
+        self.rocksdb_options = PartitionOptions()
         self._changelogs: dict[int, bytes] = {}
         """By open partition: the topic id of its changelog."""
+
+    def lacks_file(self, partition: int) -> bool:
+        """Tell whether a partition's file is missing."""
+        return not self.partition_path(partition).exists()
 
     def open_partition(self, partition: int, changelog: bytes = _UNKNOWN_CHANGELOG) -> Position:
         """Open the partition's file, or begin a new one where it is missing, corrupt, too old or of another topic.
@@ -204,13 +156,16 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
         StateVersionError where a newer program wrote it.
         """
         self._changelogs[partition] = changelog
+        note = self._damage_note(partition)
+        if note.exists():
+            return self._begin_anew(partition, f"it was found damaged: {note.read_text('utf-8')}")
         deadline = time.monotonic() + _LOCKED_SECONDS_MAX
         while True:
             try:
                 position, stored_at_ms, stored_changelog = self._stored_position(partition)
             except rocksdb.errors.Error as error:
-                if "lock" not in str(error).lower():
-                    return self._begin_anew(partition, f"it cannot be read: {error}")
+                if not is_locked(error):
+                    return self._begin_anew(partition, f"it cannot be read: {said(error)}")
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
@@ -227,7 +182,7 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
 
         Opens the file if need be. Raises StateVersionError where a newer program wrote it.
         """
-        stored = self._db_for_partition(partition).get(_POSITION_KEY)
+        stored = self._db_for_partition(partition).get(_POSITION_KEY, verify_checksums=True)
         if stored is None:
             return NOTHING, 0, _UNKNOWN_CHANGELOG
         if len(stored) < _POSITION_HEAD.size:  # Of state version 1.
@@ -244,21 +199,27 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
         return NOTHING
 
     def _open_for_partition(self, partition: int) -> Any:
-        with _shared_timer.opening():
+        with shared_timer.opening():
             return super()._open_for_partition(partition)
 
     def close_partition(self, partition: int) -> None:
         """Close the file and with it its lock; the next owner may be another process on this machine."""
         db = self._dbs.pop(partition, None)
         if db is not None:
-            with _shared_timer.closing():
+            with shared_timer.closing():
                 db.close()
 
     def wipe_partition(self, partition: int) -> None:
         """Delete the file, because it cannot be trusted, and open an empty one."""
         self.close_partition(partition)
         shutil.rmtree(self.partition_path(partition), ignore_errors=True)
-        self._db_for_partition(partition)
+        try:
+            self._db_for_partition(partition)
+            self._damage_note(partition).unlink(missing_ok=True)
+        except (rocksdb.errors.Error, OSError) as error:
+            raise DamagedFileError(
+                f"{self.partition_path(partition)} cannot be made: {said(error)}"
+            ) from error
 
     def opened(self) -> set[int]:
         """Give the open partitions."""
@@ -266,14 +227,41 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
 
     def lookup(self, partition: int) -> Callable[[bytes], bytes | None]:
         """Give the function that finds a key's value in an open partition."""
-        found: Callable[[bytes], bytes | None] = self._dbs[partition].get
+        get: Callable[..., bytes | None] = self._dbs[partition].get
+
+        def found(key: bytes) -> bytes | None:
+            try:
+                return get(key, verify_checksums=True)
+            except rocksdb.errors.Error as error:
+                raise self._damaged(partition, error) from error
+
         return found
 
     def items_of(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
         """Give keys and values of an open partition as they were when asked, by key."""
-        cursor = self._dbs[partition].iteritems()
+        cursor = self._dbs[partition].iteritems(verify_checksums=True)
         cursor.seek_to_first()
-        return ((key, value) for key, value in cursor if key != _POSITION_KEY)
+        return self._checked(partition, cursor)
+
+    def _checked(
+        self, partition: int, cursor: Iterator[tuple[bytes, bytes]]
+    ) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            yield from ((key, value) for key, value in cursor if key != _POSITION_KEY)
+        except rocksdb.errors.Error as error:
+            raise self._damaged(partition, error) from error
+
+    def _damaged(self, partition: int, error: Exception) -> DamagedFileError:
+        """Note that a file is damaged, for its next opening, and give what to raise."""
+        self._damage_note(partition).write_text(said(error), "utf-8")
+        return DamagedFileError(
+            f"{self.table_name}: the file of partition {partition} is damaged ({said(error)}); it is rebuilt when the"
+            " worker is started again"
+        )
+
+    def _damage_note(self, partition: int) -> Path:
+        path: Path = self.partition_path(partition)
+        return path.with_name(f"{path.name}.damaged")
 
     def position_of(self, partition: int) -> Position:
         """Give the position of an open partition."""
@@ -295,7 +283,10 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
             position.next_offset, int(time.time() * 1000), kept.STATE_VERSION, self._changelogs[partition]
         )
         batch.put(_POSITION_KEY, head + position.floor)
-        self._dbs[partition].write(batch, disable_wal=True)
+        try:
+            self._dbs[partition].write(batch, disable_wal=True)
+        except rocksdb.errors.Corruption as error:
+            raise self._damaged(partition, error) from error
 
     def persisted_offset(self, tp: Any) -> int | None:
         """Give the last changelog offset contained, as Faust asks for it."""

@@ -1,11 +1,15 @@
 """The stores of a worker's tables by themselves, without a broker."""
 
 import multiprocessing
+import os
+import re
+import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 import faust
@@ -16,7 +20,7 @@ from table_scene import value
 from pipeline.core import kept
 from pipeline.core.kept import STATE_VERSION, StateVersionError
 from pipeline.stream.changelog import Bounds, PartitionReplay, trusted_position
-from pipeline.stream.stores import NOTHING, PartitionedStore, Position, RocksStore
+from pipeline.stream.stores import NOTHING, DamagedFileError, PartitionedStore, Position, RocksStore
 from pipeline.stream.tables import ChangelogTable
 
 TOPIC, OTHER_TOPIC = b"the topic's id, ", b"another one's id"
@@ -116,7 +120,7 @@ def test_a_file_that_a_newer_program_wrote_is_refused_when_it_is_opened_and_left
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = opened()
-    trusted_position(store, 0, bounds(9))
+    trusted_position(store, 0, bounds(0))
     with monkeypatch.context() as next_program:
         next_program.setattr(kept, "STATE_VERSION", STATE_VERSION + 1)
         store.apply(0, {b"k": value(5)}, Position(9, bytes(8)))
@@ -156,7 +160,7 @@ def test_a_file_that_is_not_of_this_changelog_is_rebuilt_and_one_warning_says_wh
     found: Bounds, reason: str, opened: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = opened()
-    trusted_position(store, 0, bounds(9))
+    trusted_position(store, 0, bounds(0))
     store.apply(0, {b"k": value(5)}, Position(9, bytes(8)))
     store = opened()
     assert trusted_position(store, 0, found) == NOTHING
@@ -167,7 +171,154 @@ def test_a_file_that_is_not_of_this_changelog_is_rebuilt_and_one_warning_says_wh
 
 def test_a_file_of_an_older_position_is_read_on_from_there(opened: Open) -> None:
     store = opened()
-    trusted_position(store, 0, bounds(9))
+    trusted_position(store, 0, bounds(0))
     store.apply(0, {b"k": value(5)}, Position(9, bytes(8)))
     store = opened()
     assert trusted_position(store, 0, bounds(500)) == Position(9, bytes(8))
+
+
+# Damage.
+
+
+def filled(opened: Open) -> RocksStore:
+    """A store of a file with 40 blocks of values, which is closed again, and so on disk."""
+    store = opened()
+    trusted_position(store, 0, bounds(0))
+    chance = Random(1)
+    values = {b"k%04d" % number: value(5, chance.randbytes(100)) for number in range(1_500)}
+    store.apply(0, values, Position(9, bytes(8)))
+    store.close_partition(0)
+    return store
+
+
+def flip(path: Path, start: int, count: int = 1) -> None:
+    """Changes bytes of a file, as a disk might."""
+    content = bytearray(path.read_bytes())
+    for at in range(start, start + count):
+        content[at] ^= 0x55
+    path.write_bytes(content)
+
+
+def only(directory: Path, pattern: str) -> Path:
+    [found] = directory.glob(pattern)
+    return found
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def read_one_by_one(store: PartitionedStore) -> None:
+    lookup = store.lookup(0)
+    for number in range(1_500):
+        lookup(b"k%04d" % number)
+
+
+def read_all(store: PartitionedStore) -> None:
+    list(store.items_of(0))
+
+
+def replay(store: PartitionedStore) -> None:
+    records: list[Any] = [Record(9 + number, b"k%04d" % number, value(6)) for number in range(1_500)]
+    PartitionReplay(store, 0).take(records)
+
+
+@pytest.mark.parametrize("read", [read_one_by_one, read_all, replay])
+def test_a_flipped_bit_is_never_given_as_a_value_and_the_file_is_rebuilt_when_it_is_opened_next(
+    read: Callable[[PartitionedStore], None], opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    flip(only(file_of(filled(opened)), "*.sst"), 50_000)
+    store = opened()
+    assert trusted_position(store, 0, bounds(9)).next_offset == 9
+    with pytest.raises(DamagedFileError, match=r"state: the file of partition 0 is damaged .*started again"):
+        read(store)
+    assert not caplog.messages
+    store = opened()
+    assert trusted_position(store, 0, bounds(9)) == NOTHING
+    assert not dict(store.items_of(0))
+    [warning] = caplog.messages
+    assert warning.startswith(
+        "state: partition 0 is rebuilt from its changelog: it was found damaged: Corruption:"
+    )
+    # Once only.
+    store.apply(0, {}, Position(9, bytes(8)))
+    store = opened()
+    assert trusted_position(store, 0, bounds(9)).next_offset == 9
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: truncate(only(file, "*.sst")),
+        lambda file: only(file, "*.sst").unlink(),
+        lambda file: only(file, "*.sst").write_bytes(b"noise" * 1_000),
+        # All of its blocks, and so that of the position, which is read first.
+        lambda file: flip(only(file, "*.sst"), 0, 170_000),
+        lambda file: flip(only(file, "MANIFEST-*"), 20, 20),
+        lambda file: only(file, "MANIFEST-*").unlink(),
+        lambda file: only(file, "CURRENT").write_text("noise"),
+        lambda file: only(file, "CURRENT").unlink(),
+        shutil.rmtree,
+    ],
+    ids=["cut", "no table", "noise", "blocks", "manifest", "no manifest", "current", "no current", "nothing"],
+)
+def test_a_damaged_file_is_rebuilt_and_one_warning_says_which_and_why(
+    damage: Callable[[Path], None], opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(file_of(filled(opened)))
+    store = opened()
+    assert trusted_position(store, 0, bounds(9)) == NOTHING
+    assert not dict(store.items_of(0))
+    [warning] = caplog.messages
+    assert re.match(
+        "state: partition 0 is rebuilt from its changelog: it (cannot be read: |has no file here)", warning
+    )
+
+
+def test_a_manifest_that_lost_its_end_gives_an_earlier_position_with_its_values(opened: Open) -> None:
+    store = filled(opened)
+    trusted_position(store, 0, bounds(20))
+    store.apply(0, {b"k0000": value(7)}, Position(11, bytes(8)))
+    store.close_partition(0)
+    # What a kill leaves: the last write is not in the tables yet.
+    manifest = only(file_of(store), "MANIFEST-*")
+    os.truncate(manifest, manifest.stat().st_size - 10)
+    store = opened()
+    position = trusted_position(store, 0, bounds(20))
+    held = store.lookup(0)(b"k0000")
+    assert (position.next_offset, held is not None and held[:8]) in (
+        (11, value(7)[:8]),
+        (9, value(5)[:8]),
+        (0, False),
+    )
+
+
+def test_a_partition_of_an_empty_changelog_is_no_rebuilt_one(
+    opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert trusted_position(opened(), 0, bounds(0)) == NOTHING
+    assert trusted_position(opened("memory"), 0, bounds(9)) == NOTHING
+    assert not caplog.messages
+
+
+def test_a_file_that_cannot_be_made_is_told_by_its_path(opened: Open) -> None:
+    store = opened()
+    shutil.rmtree(file_of(store).parent)
+    file_of(store).parent.write_text("a file where the directory should be")
+    with pytest.raises(DamagedFileError, match=r"state-0\.db cannot be made: "):
+        trusted_position(store, 0, bounds(9))
+
+
+def test_a_file_that_another_process_has_open_is_waited_for_and_not_rebuilt(
+    opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = file_of(filled(opened))
+    other = rocksdb.DB(str(path), rocksdb.Options())
+    store = opened()
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(trusted_position, store, 0, bounds(9))
+        with pytest.raises(TimeoutError):
+            opening.result(0.5)
+        other.close()
+        assert opening.result(60).next_offset == 9
+    assert not caplog.messages
