@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 SOURCES := pipeline tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long chaos chaos-outage protections check format bench bench-ledger bench-accounts bench-commands clean
+.PHONY: help run test test-long chaos chaos-outage protections check format bench bench-ledger bench-accounts bench-commands bench-recovery clean
 # An install that failed half-way must not count as done.
 .DELETE_ON_ERROR:
 
@@ -55,6 +55,9 @@ bench-accounts: $(VENV)/installed-dev ## Measure memory and files of a million a
 
 bench-commands: $(VENV)/installed-dev ## Measure how soon account commands are answered, alone and under load
 	$(BIN)/python -m benchmarks.commands $(ARGUMENTS)
+
+bench-recovery: $(VENV)/installed-dev ## Measure restarts with a million accounts and 20 million identities (minutes)
+	$(BIN)/python -m benchmarks.recovery $(ARGUMENTS)
 
 clean: ## Remove the environment and caches; ./var with its data stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

@@ -53,8 +53,8 @@ def tenant_of(number: int) -> str:
     return f"tenant-{number:07d}"
 
 
-def make_account(number: int) -> Account:
-    """The account of a tenant that has a plan and two purchases, in the first days of its second period."""
+def make_account(number: int, at: int = _AT) -> Account:
+    """The account of a tenant that has a plan and two purchases, at the beginning of its second period."""
     plan = msgspec.structs.replace(_PLAN, allowance_credits=str(20_000 + number % 7))
     month = 30 * _DAY_MILLISECONDS
     bought = 5_000 * MICROS
@@ -62,21 +62,21 @@ def make_account(number: int) -> Account:
     return Account(
         tenant_of(number),
         applied_offset=number,
-        clock_at=_AT,
-        plans=[PlanInForce(_AT - 2 * month, encode_plan(plan))],
+        clock_at=at,
+        plans=[PlanInForce(at - 2 * month, encode_plan(plan))],
         grants=[
-            Grant(f"allowance:{_AT}", "allowance", 20_000 * MICROS, used, _AT, _AT + month, 100, number),
+            Grant(f"allowance:{at}", "allowance", 20_000 * MICROS, used, at, at + month, 100, number),
             *(
                 Grant(
-                    f"{number:08x}-{each:04x}", "purchase", bought, bought, _AT, _AT + each * month, 500, number + each,
+                    f"{number:08x}-{each:04x}", "purchase", bought, bought, at, at + each * month, 500, number + each,
                     90_000_000, "USD",
                 )
                 for each in (6, 12)
             ),
         ],
         periods=[
-            Period(_AT - month, _AT, 30_000 * MICROS, 20_000 * MICROS, (80, 85, 90, 95)),
-            Period(_AT, _AT + month, 30_000 * MICROS, used, ()),
+            Period(at - month, at, 30_000 * MICROS, 20_000 * MICROS, (80, 85, 90, 95)),
+            Period(at, at + month, 30_000 * MICROS, used, ()),
         ],
         answers=[Answer(f"{number:08x}-{each:04x}", bytes(16), "", 30_000 * MICROS) for each in (6, 12)],
     )  # fmt: skip

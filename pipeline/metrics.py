@@ -107,6 +107,8 @@ _STATE = {
     "identities_pending": "Messages waiting for a billable status or their content.",
     "identity_span_seconds": "How far back every charged identity is held in memory; -1: since the beginning.",
     "accounts_held": "Accounts taken up by the folds.",
+    "standby_partitions": "Partitions of other workers that this one keeps up to date, to take over sooner.",
+    "standby_lag_records": "Changelog records of those partitions that were not read yet, as far as is known.",
 }
 
 

@@ -21,6 +21,7 @@ from pipeline.kafka_clients import kafka_configuration
 from pipeline.settings import Settings
 from pipeline.stream.agreement import MARK_KEY, mark_of
 from pipeline.stream.changelog import PartitionReplay, bounds_of, read_to_end
+from pipeline.stream.notes import Notes
 from pipeline.stream.stores import NOTHING, Changes, Position
 from pipeline.topics import changelog_names
 
@@ -36,6 +37,7 @@ class _Held:
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}
+        self._notes = Notes()
 
     def lookup(self, partition: int) -> Callable[[bytes], bytes | None]:  # noqa: ARG002 - there is one
         return self.values.get
@@ -43,7 +45,16 @@ class _Held:
     def position_of(self, partition: int) -> Position:  # noqa: ARG002 - there is one
         return NOTHING
 
-    def apply(self, partition: int, changes: Changes, position: Position) -> None:  # noqa: ARG002 - there is one
+    def notes_of(self, partition: int) -> Notes:  # noqa: ARG002 - there is one
+        return self._notes
+
+    def apply(
+        self,
+        partition: int,  # noqa: ARG002 - there is one
+        changes: Changes,
+        position: Position,  # noqa: ARG002 - it is read once
+        noted: Iterable[bytes] = (),  # noqa: ARG002 - notes are in memory already
+    ) -> None:
         for key, value in changes.items():
             if value is None:
                 self.values.pop(key, None)

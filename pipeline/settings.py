@@ -73,6 +73,9 @@ class Settings:
     default_plan: str = _setting("", "plan preset for tenants without a plan; empty: such messages wait")
     store: str = _setting("memory", "where tables live in a worker: memory or rocksdb")
     state_directory: Path = _setting(_STATE_DIRECTORY, "the worker's local files")  # noqa: RUF009 - a Path never changes
+    standbys: int = _setting(
+        0, "1: each partition's tables are also kept up to date by a worker that does not own it"
+    )
     metrics_port: int = _setting(9464, "port of /metrics on 127.0.0.1; 0: any free port")
     epoch_rows: int = _setting(50_000, "rows after which an epoch closes")
     epoch_milliseconds: int = _setting(1_000, "time after which an epoch with rows closes")
@@ -116,6 +119,7 @@ class Settings:
         return [
             *positive,
             *per_partition,
+            ("MSGMETER_STANDBYS must be 0 or 1", self.standbys not in (0, 1)),
             ("MSGMETER_STORE must be memory or rocksdb", self.store not in ("memory", "rocksdb")),
             (
                 "MSGMETER_CLICKHOUSE must start with http:// or https://",

@@ -101,7 +101,7 @@ def _changelog(settings: Settings) -> dict[str, str]:
         # A worker that was paused past its session may append old values when it wakes. Recovery takes the
         # highest version of a key, so both must still be there: compaction keeps away from anything younger
         # than the longest time a worker may hold a partition without writing.
-        _COMPACTION_LAG: str(max(2 * settings.outage_minutes * 60_000, _DAY_MILLISECONDS)),
+        _COMPACTION_LAG: str(compaction_lag_milliseconds(settings)),
         # Rolled and cleaned often enough that recovery reads little more than the live values.
         "segment.ms": str(_DAY_MILLISECONDS // 4),
         "segment.bytes": str(64 * _MEBIBYTE),
@@ -110,6 +110,11 @@ def _changelog(settings: Settings) -> dict[str, str]:
         "delete.retention.ms": str(7 * _DAY_MILLISECONDS),
         "max.message.bytes": str(8 * _MEBIBYTE),
     }
+
+
+def compaction_lag_milliseconds(settings: Settings) -> int:
+    """How long both a newer value and an older one appended behind it are certainly in a changelog."""
+    return max(2 * settings.outage_minutes * 60_000, _DAY_MILLISECONDS)
 
 
 def check_partitions(settings: Settings) -> None:

@@ -32,7 +32,7 @@ from pipeline.stream.sensors import SendErrorEndsProcess
 from pipeline.stream.stores import DamagedFileError
 from pipeline.stream.tables import ChangelogTable, StateTable
 from pipeline.stream.watchdog import Watchdog, confirm_ownership
-from pipeline.topics import MESSAGES_RAW
+from pipeline.topics import MESSAGES_RAW, compaction_lag_milliseconds
 
 _log = logging.getLogger(__name__)
 
@@ -101,9 +101,12 @@ def make_app(settings: Settings, era: Era = FIRST_ERA) -> MeterApp:
         web_enabled=False,
         Table=ChangelogTable,
         TableManager=partial(
-            MeterTableManager, kafka=kafka_configuration(settings), source_topic=MESSAGES_RAW
+            MeterTableManager,
+            kafka=kafka_configuration(settings),
+            source_topic=MESSAGES_RAW,
+            remembered_seconds=compaction_lag_milliseconds(settings) / 1000,
         ),
-        table_standby_replicas=0,
+        table_standby_replicas=settings.standbys,
         broker_session_timeout=float(settings.session_seconds),
         broker_heartbeat_interval=settings.session_seconds / 5,
         broker_max_poll_interval=settings.outage_minutes * 60.0,
@@ -136,7 +139,9 @@ def make_app(settings: Settings, era: Era = FIRST_ERA) -> MeterApp:
     )
     _declare_agent(app)
     _watch_assignment(app)
-    metrics.WorkerState(lambda: read_state(app.meter.partitions, partial(_end_offset, app)))
+    metrics.WorkerState(
+        lambda: read_state(app.meter.partitions, partial(_end_offset, app)) | app.tables.standby_figures()
+    )
     return app
 
 

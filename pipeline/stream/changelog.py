@@ -17,14 +17,15 @@ Invariants:
 
 import logging
 import struct
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from pipeline.core.kept import APPLIED_BYTES, check_versions
 from pipeline.errors import MsgmeterError
+from pipeline.stream.notes import Notes, tombstone_note
 from pipeline.stream.stores import NOTHING, Changes, PartitionedStore, Position
 
 _log = logging.getLogger(__name__)
@@ -86,22 +87,27 @@ class Values(Protocol):
     def position_of(self, partition: int) -> Position:
         """Give how far the values are complete."""
 
-    def apply(self, partition: int, changes: Changes, position: Position) -> None:
-        """Take changes, and the position they lead to."""
+    def notes_of(self, partition: int) -> Notes:
+        """Give what is remembered besides values; whoever changes it names the keys in the next `apply`."""
+
+    def apply(
+        self, partition: int, changes: Changes, position: Position, noted: Iterable[bytes] = ()
+    ) -> None:
+        """Take changes, the position they lead to, and the notes of the keys `noted`."""
 
 
 class PartitionReplay:
-    """Brings the values of one partition up to date, record by record in changelog order."""
+    """Brings the values of one partition up to date, record by record in changelog order.
+
+    What it remembers besides is the store's (pipeline/stream/notes.py), so another replay may go on where this ends.
+    """
 
     def __init__(self, store: Values, partition: int) -> None:
         self._store = store
         self._partition = partition
         self._lookup = store.lookup(partition)
         self._floor = store.position_of(partition).floor
-        self._tombstones: dict[bytes, bytes] = {}
-        """Applied offsets of the keys whose winner, so far, is a tombstone of this run."""
-        self._outdated: set[bytes] = set()
-        """Keys whose last record is not the winner: compaction would keep the wrong one."""
+        self._notes = store.notes_of(partition)
 
     def take(self, records: Iterable[Message]) -> None:
         """Store the winners among what is stored and these records, and the position behind the last one.
@@ -109,36 +115,57 @@ class PartitionReplay:
         Raises StateVersionError before anything of the batch is stored.
         """
         changes: dict[bytes, bytes | None] = {}
-        lookup, tombstones, outdated = self._lookup, self._tombstones, self._outdated
+        noted: set[bytes] = set()
+        lookup, tombstones, outdated = self._lookup, self._notes.tombstones, self._notes.outdated
         offset = -1
         for record in records:
             offset = record.offset()
             key, value = record.key(), record.value()
             held = changes[key] if key in changes else lookup(key)
-            held_applied = tombstones.get(key, self._floor) if held is None else held[:APPLIED_BYTES]
+            held_applied = self._absent_since(key) if held is None else held[:APPLIED_BYTES]
             applied = (
                 value[:APPLIED_BYTES] if value is not None else _applied_of_tombstone(record, held_applied)
             )
             if applied < held_applied or (held is None and applied == held_applied and value is not None):
                 outdated.add(key)
+                noted.add(key)
                 continue
-            outdated.discard(key)
             changes[key] = value
             if value is None:
-                tombstones[key] = applied
-            else:
-                tombstones.pop(key, None)
+                tombstones[key] = tombstone_note(applied, record.timestamp()[1])
+                noted.add(key)
+            elif tombstones and tombstones.pop(key, None) is not None:
+                noted.add(key)
+            if outdated and key in outdated:
+                outdated.remove(key)
+                noted.add(key)
         check_versions(changes.values())
-        self._store.apply(self._partition, changes, Position(offset + 1, self._floor))
+        self._store.apply(self._partition, changes, Position(offset + 1, self._floor), noted)
+
+    def _absent_since(self, key: bytes) -> bytes:
+        """Give the applied offset at which a key that has no value had none."""
+        note = self._notes.tombstones.get(key)
+        return self._floor if note is None else note[:APPLIED_BYTES]
+
+    def forget_deleted_before(self, instant: int) -> None:
+        """Forget deletions older than any value that somebody may still append; milliseconds since 1970."""
+        forgotten = self._notes.forget_deleted_before(instant)
+        if forgotten:
+            self._store.apply(self._partition, {}, self._store.position_of(self._partition), forgotten)
 
     def winners_to_repeat(self) -> dict[bytes, tuple[bytes | None, bytes]]:
         """Give the keys to write again: key to (value or None for a tombstone, applied offset)."""
         repeated = {}
-        for key in self._outdated:
+        for key in self._notes.outdated:
             value = self._lookup(key)
-            applied = self._tombstones.get(key, self._floor) if value is None else value[:APPLIED_BYTES]
-            repeated[key] = (value, applied)
+            repeated[key] = (value, self._absent_since(key) if value is None else value[:APPLIED_BYTES])
         return repeated
+
+    def repeated(self, keys: Collection[bytes], next_offset: int) -> None:
+        """Take note that the winners of these keys were written again, up to before `next_offset`."""
+        self._notes.outdated.difference_update(keys)
+        position = self._store.position_of(self._partition)
+        self._store.apply(self._partition, {}, position.behind(next_offset, len(keys)), keys)
 
 
 def _applied_of_tombstone(record: Message, otherwise: bytes) -> bytes:
@@ -207,13 +234,15 @@ def check_alike(
         raise ChangelogError(f"partitions were added, so tenants have moved to others ({said})")
 
 
-def trusted_position(store: PartitionedStore, partition: int, bounds: Bounds) -> Position:
+def trusted_position(
+    store: PartitionedStore, partition: int, bounds: Bounds, *, waits: bool = True
+) -> Position:
     """Open a partition and give where its reading begins; wipes what cannot be of this changelog.
 
     Upstream ends the worker instead, again at every restart (faust/tables/recovery.py:409, issue 158).
     """
     lacks_file = store.lacks_file(partition)
-    position = store.open_partition(partition, bounds.topic_id)
+    position = store.open_partition(partition, bounds.topic_id, waits=waits)
     reason = ""
     if position.next_offset > bounds.high:
         reason = f"it goes up to {position.next_offset}, the changelog only to {bounds.high}"
@@ -232,41 +261,60 @@ def trusted_position(store: PartitionedStore, partition: int, bounds: Bounds) ->
     return NOTHING
 
 
-def read_to_end(
-    kafka: Mapping[str, str],
+def read_changelogs(
+    kafka: Mapping[str, Any],
     starts: Mapping[TopicAndPartition, int],
-    take: Callable[[TopicAndPartition, list[Message]], None],
+    take: Callable[[TopicAndPartition, list[Message], int], None],
+    at_end: Callable[[TopicAndPartition], None],
     stopped: Callable[[], bool],
-) -> int:
-    """Hand every record from `starts` up to the present end to `take`, in offset order per partition.
+) -> None:
+    """Hand every record from `starts` on to `take`, in offset order per partition, until `stopped` says so.
 
-    Blocks; runs in a thread. Gives the number of records. Returns early when `stopped` says so. Waits for as
-    long as the broker is away. Raises ChangelogError for what waiting does not cure.
+    `take` is also told where the changelog ends, as far as it is known; `at_end`, when that was reached, again after
+    every further record. `kafka` is librdkafka's configuration, and goes before what a recovery needs. Blocks; runs
+    in a thread. Waits for as long as the broker is away. Raises ChangelogError for what waiting does not cure.
     """
-    count = 0
-    unfinished = set(starts)
-    if not unfinished:
-        return count
+    if not starts or stopped():
+        return
     # Never joins a group; librdkafka wants a name all the same.
     consumer = Consumer({**_CONSUMER, "group.id": "msgmeter-recovery", **kafka})
     try:
         consumer.assign(
             [TopicPartition(topic, partition, offset) for (topic, partition), offset in starts.items()]
         )
-        while unfinished and not stopped():
+        while not stopped():
             batches: dict[TopicAndPartition, list[Message]] = {}
+            ended = []
             for message in consumer.consume(_POLL_RECORDS, _POLL_SECONDS):
                 where = (message.topic(), message.partition())
                 if message.error() is None:
                     batches.setdefault(where, []).append(message)
                 elif _is_end(message.error()):
-                    unfinished.discard(where)
+                    ended.append(where)
             for where, records in batches.items():
-                take(where, records)
-                count += len(records)
+                _, end = consumer.get_watermark_offsets(TopicPartition(*where), cached=True)
+                take(where, records, end)
+            for where in ended:
+                at_end(where)
     finally:
         consumer.close()
-    return count
+
+
+def read_to_end(
+    kafka: Mapping[str, str],
+    starts: Mapping[TopicAndPartition, int],
+    take: Callable[[TopicAndPartition, list[Message]], None],
+    stopped: Callable[[], bool],
+) -> None:
+    """Hand every record from `starts` up to the present end to `take`, as `read_changelogs` does."""
+    unfinished = set(starts)
+    read_changelogs(
+        kafka,
+        starts,
+        lambda where, records, _: take(where, records),
+        unfinished.discard,
+        lambda: not unfinished or stopped(),
+    )
 
 
 def _is_end(error: KafkaError) -> bool:

@@ -12,6 +12,7 @@ Invariants:
 - a revoked partition's fold is dropped with all that it knows; its successor folds the same records again.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -25,6 +26,9 @@ from pipeline.stream import storing
 from pipeline.stream.cutter import LogHoleError
 from pipeline.stream.partitions import ChunkEvent, OwnedPartition, Tables
 from pipeline.stream.until_stored import UntilStored
+
+_APART_BYTES = 1 << 20
+"""Of a partition's identities: what takes longer than some 10 ms to take up is not taken up in the event loop."""
 
 
 class Folding:
@@ -50,6 +54,7 @@ class Folding:
         self._reads_from = reads_from
         self.partitions: dict[int, OwnedPartition] = {}
         """Those taken up, by number."""
+        self._taking_up = asyncio.Lock()
         self._is_ended = False
 
     async def fold(self, event: ChunkEvent, partition: int) -> list[Document] | None:
@@ -58,7 +63,7 @@ class Folding:
         Nothing is waited for after its records were folded. Raises LogHoleError for a chunk that does not follow.
         """
         chunk = event.value
-        owned = self._owned(partition, chunk.generation_id)
+        owned = await self._owned(partition, chunk.generation_id)
         if owned is None:
             return None
         if chunk.start_offset > owned.folded_offset + 1:
@@ -122,25 +127,51 @@ class Folding:
                 asked_messages.update(refundable)
         return None
 
-    def _owned(self, partition: int, generation_id: int) -> OwnedPartition | None:
+    async def _owned(self, partition: int, generation_id: int) -> OwnedPartition | None:
         """The partition's fold in this generation of the group, taken up from its tables if it is new.
 
-        None where the partition is not ours any more, or not yet: its tables must be owned, not only readable,
-        because between a revocation and the next assignment they still show the last checkpoint.
+        None where the partition is not ours any more, or not yet.
         """
-        if self._is_ended or generation_id != self._generation() or not self._tables.are_owned(partition):
+        if not self._may_fold(partition, generation_id):
             return None
         owned = self.partitions.get(partition)
-        if owned is None or owned.generation_id != generation_id:
-            tables = self._tables
-            fold = PartitionFold(
-                partition,
-                self._rules,
-                lambda key: tables.accounts.get(partition, key),
-                lambda key: tables.windows.get(partition, key),
-                [value for _, value in tables.identities.items(partition)],
-                [key for key, _ in tables.windows.items(partition)],
-            )
-            acknowledged_offset = self._reads_from(partition) - 1
-            owned = self.partitions[partition] = OwnedPartition(fold, generation_id, acknowledged_offset)
+        if owned is not None and owned.generation_id == generation_id:
+            return owned
+        # One after the other: what was read of a partition and not yet taken up is memory.
+        async with self._taking_up:
+            if not self._may_fold(partition, generation_id):
+                return None
+            fold = await self._take_up(partition)
+        if not self._may_fold(partition, generation_id):
+            return None  # Lost meanwhile; whoever has it now takes it up anew.
+        owned = self.partitions[partition] = OwnedPartition(
+            fold, generation_id, self._reads_from(partition) - 1
+        )
         return owned
+
+    def _may_fold(self, partition: int, generation_id: int) -> bool:
+        """Whether a partition is ours in this generation.
+
+        Its tables must be owned, not only readable, because between a revocation and the next assignment they still
+        show the last checkpoint.
+        """
+        return (
+            not self._is_ended and generation_id == self._generation() and self._tables.are_owned(partition)
+        )
+
+    async def _take_up(self, partition: int) -> PartitionFold:
+        tables = self._tables
+        deltas = [value for _, value in tables.identities.items(partition)]
+        make = partial(
+            PartitionFold,
+            partition,
+            self._rules,
+            lambda key: tables.accounts.get(partition, key),
+            lambda key: tables.windows.get(partition, key),
+            deltas,
+            [key for key, _ in tables.windows.items(partition)],
+        )
+        if sum(map(len, deltas)) < _APART_BYTES:
+            return make()
+        # Another thread shares the interpreter every few milliseconds, so the loop goes on, if at half the speed.
+        return await asyncio.to_thread(make)

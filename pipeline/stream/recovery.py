@@ -5,17 +5,22 @@ Decides when a partition's tables are complete and when its messages may flow. T
 gives owned partitions to the tables, then resumes the streams. Never reads through Faust's consumer: the
 changelogs are not in the group (upstream subscribes to them and receives one event per record,
 faust/tables/manager.py:155), so nothing of them is fetched, sought or paused there. Which changelog
-partitions are ours follows from the source topic's: same number, same owner. No standbys.
+partitions are ours follows from the source topic's: same number, same owner. So do standbys: Faust's assignor gives
+them out for the source topic (`table_standby_replicas`), and makes a standby the next owner where it can.
 
 Order after an assignment, each step only if no other rebalance has begun:
-1. drop the partitions that went to others;
+1. end the thread that follows the changelogs of others, and drop the partitions that are neither ours nor followed;
 2. read the changelogs to their end, in a thread, and write the winners again that stood before losers,
    and see that they fit the group's offsets and the log (agreement.py);
 3. run the tables' callbacks, letting their exceptions out (upstream's `asyncio.wait` swallows them,
    faust/tables/recovery.py:638);
 4. seek the source partitions to the committed offsets, and only then let partitions and flow go. Upstream
    resumes first (:649) and seeks while messages from the old position are on their way; these are then
-   cleared from the queues (:657), and the hole is booked as a gap and committed (issue 596).
+   cleared from the queues (:657), and the hole is booked as a gap and committed (issue 596);
+5. follow the changelogs of the partitions that this worker is a standby of.
+
+A worker that starts reads the partitions it had last until the group has assigned some: after `kill -9` that takes as
+long as a session, and a group rarely gives a lone worker others.
 
 A fault that is not a rebalance ends the process: a worker without its tables must not meter.
 """
@@ -25,9 +30,9 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from faust.tables.manager import TableManager
@@ -37,21 +42,16 @@ import pipeline.stream.pins  # noqa: F401 - replaces private methods
 from pipeline.core.kept import KeptValueError
 from pipeline.errors import MsgmeterError
 from pipeline.stream.agreement import Kept, check_agreement, committed_offsets, written_of
-from pipeline.stream.changelog import (
-    PartitionReplay,
-    TopicAndPartition,
-    bounds_of,
-    check_alike,
-    read_to_end,
-    trusted_position,
-)
+from pipeline.stream.changelog import TopicAndPartition, bounds_of, check_alike
 from pipeline.stream.exits import ExitCode, end_process
+from pipeline.stream.replaying import Replayed, Replaying
+from pipeline.stream.standbys import Standbys
 from pipeline.stream.tables import ChangelogTable
 
 _log = logging.getLogger(__name__)
 
-# Opening a RocksDB file takes 30 ms, mostly of waiting for the disk; a worker may have 96.
-_OPENING_THREADS = 8
+_LAST_PARTITIONS = "last-partitions"
+"""File in the worker's directory: numbers of the partitions it had last. A hint and no more."""
 
 
 class _OvertakenError(Exception):
@@ -63,6 +63,7 @@ class _Assignment:
     """What the group gave this worker at one rebalance, and whether another one has begun since."""
 
     partitions: frozenset[int]
+    standbys: frozenset[int]
     generation_id: int
     rebalances: int
     overtaken: threading.Event
@@ -78,9 +79,24 @@ class Recovery(Service):  # type: ignore[misc]
         self.completed = asyncio.Event()
         """Set when a first recovery is done; the app's `on_started` waits for it."""
         self._assigned = asyncio.Event()
-        self._assignment = _Assignment(frozenset(), -1, -1, threading.Event())
-        self._reading: asyncio.Future[list[tuple[ChangelogTable, int, PartitionReplay]]] | None = None
+        self._assignment = _Assignment(frozenset(), frozenset(), -1, -1, threading.Event())
+        self._reading: asyncio.Future[list[Replayed]] | None = None
+        self._read_ahead = (0, 0)
+        self._standbys = Standbys(tables.kafka, tables.remembered_seconds)
         super().__init__(**kwargs)
+
+    def standby_figures(self) -> dict[str, float]:
+        """How many partitions are followed, and how many records of their changelogs were not read yet."""
+        partitions = self._assignment.standbys
+        return {
+            "standby_partitions": len(partitions),
+            "standby_lag_records": self._standbys.records_behind if partitions else 0,
+        }
+
+    async def on_start(self) -> None:
+        """Read the partitions of the life before, until the group has assigned some."""
+        if not self._assigned.is_set():
+            self._standbys.follow(self.tables.values(), self.tables.last_partitions(), is_urgent=True)
 
     def on_partitions_revoked(self, _revoked: Any) -> None:
         """Close the tables to writers, and end the reading of changelogs if it is going on."""
@@ -94,16 +110,21 @@ class Recovery(Service):  # type: ignore[misc]
         """Begin a recovery; called while the group waits for us, so it only takes note."""
         self._assignment.overtaken.set()
         self._assignment = _Assignment(
-            frozenset(tp.partition for tp in assigned if tp.topic == self.tables.source_topic),
+            self._of_source(assigned),
+            self._of_source(self.app.assignor.assigned_standbys()) - self._of_source(assigned),
             generation_id,
             self.app.rebalancing_count,
             threading.Event(),
         )
         self._assigned.set()
 
+    def _of_source(self, topic_partitions: Any) -> frozenset[int]:
+        return frozenset(tp.partition for tp in topic_partitions if tp.topic == self.tables.source_topic)
+
     async def on_stop(self) -> None:
         """End the reading of changelogs, and wait for it: the stores are closed next."""
         self._assignment.overtaken.set()
+        await self._standbys.stop()
         if self._reading is not None:
             await asyncio.wait([self._reading])
 
@@ -141,35 +162,33 @@ class Recovery(Service):  # type: ignore[misc]
             raise _OvertakenError
 
     async def _recover(self, assignment: _Assignment) -> None:
+        read = await self._standbys.stop()
+        self._read_ahead = (0, 0) if self.completed.is_set() else read
         tables = list(self.tables.values())
+        kept = assignment.partitions | assignment.standbys
         for table in tables:
             table.readable = frozenset()
-            for partition in table.data.opened() - assignment.partitions:
+            for partition in table.data.opened() - kept:
                 table.data.close_partition(partition)
         if tables and assignment.partitions:
             self.app.in_recovery = True
             self._reading = asyncio.get_running_loop().run_in_executor(
                 None, self._read_changelogs, tables, assignment
             )
-            replays = await asyncio.shield(self._reading)
+            replayed = await asyncio.shield(self._reading)
             self._assert_current(assignment)
-            for table, partition, replay in replays:
-                await self._repeat_winners(assignment, table, partition, replay)
+            for each in replayed:
+                await self._repeat_winners(assignment, each)
         self._assert_current(assignment)
         for table in tables:
             table.owned = {partition: object() for partition in assignment.partitions}
             table.readable = assignment.partitions
+        if tables:
+            self.tables.remember(assignment.partitions)
 
-    def _read_changelogs(
-        self, tables: list[ChangelogTable], assignment: _Assignment
-    ) -> list[tuple[ChangelogTable, int, PartitionReplay]]:
+    def _read_changelogs(self, tables: list[ChangelogTable], assignment: _Assignment) -> list[Replayed]:
         """Bring the local stores up to date; runs in a thread, while nobody else uses these partitions."""
         began = time.monotonic()
-        by_changelog: dict[TopicAndPartition, ChangelogTable] = {
-            (table.changelog_topic_name, partition): table
-            for table in tables
-            for partition in assignment.partitions
-        }
         names = [table.changelog_topic_name for table in tables]
         check_alike(self.tables.kafka, self.tables.source_topic, names, assignment.overtaken.is_set)
         committed = committed_offsets(
@@ -179,30 +198,17 @@ class Recovery(Service):  # type: ignore[misc]
             assignment.partitions,
             assignment.overtaken.is_set,
         )
-        bounds = bounds_of(self.tables.kafka, by_changelog, assignment.overtaken.is_set)
-        with ThreadPoolExecutor(_OPENING_THREADS, "open-tables") as pool:
-            positions = pool.map(
-                lambda where: trusted_position(by_changelog[where].data, where[1], bounds[where]),
-                by_changelog,
-            )
-        replays = {where: PartitionReplay(table.data, where[1]) for where, table in by_changelog.items()}
-        starts: dict[TopicAndPartition, int] = {}
-        lost: dict[TopicAndPartition, int] = {}
-        for where, position in zip(by_changelog, positions, strict=True):
-            start = max(position.next_offset, bounds[where].low)
-            lost[where] = start - position.next_offset
-            if start < bounds[where].high:
-                starts[where] = start
-        count = read_to_end(
-            self.tables.kafka,
-            starts,
-            lambda where, records: replays[where].take(records),
-            assignment.overtaken.is_set,
-        )
-        _log.info("recovered %d changelog records in %.1f s", count, time.monotonic() - began)
+        replaying = Replaying(self.tables.kafka, tables, assignment.partitions, assignment.overtaken.is_set)
+        replaying.open()
+        replaying.read_to_end()
+        ahead, ahead_bytes = self._read_ahead
+        _log.info(
+            "recovered %d changelog records, %d bytes, in %.1f s; %d of them before the assignment",
+            ahead + replaying.records, ahead_bytes + replaying.size_bytes, time.monotonic() - began, ahead,
+        )  # fmt: skip
         if not assignment.overtaken.is_set():
-            self._check_agreement(tables, assignment, committed, lost)
-        return [(by_changelog[where], where[1], replay) for where, replay in replays.items()]
+            self._check_agreement(tables, assignment, committed, replaying.lost)
+        return replaying.replayed()
 
     def _check_agreement(
         self,
@@ -235,10 +241,9 @@ class Recovery(Service):  # type: ignore[misc]
             topic,
         )
 
-    async def _repeat_winners(
-        self, assignment: _Assignment, table: ChangelogTable, partition: int, replay: PartitionReplay
-    ) -> None:
+    async def _repeat_winners(self, assignment: _Assignment, replayed: Replayed) -> None:
         """Write winners behind the losers that followed them, so that compaction keeps the right ones."""
+        table, partition, replay = replayed
         winners = replay.winners_to_repeat()
         if winners:
             self._assert_current(assignment)
@@ -247,7 +252,8 @@ class Recovery(Service):  # type: ignore[misc]
                 " lost the partition. The newer ones are written again",
                 table.name, len(winners), partition,
             )  # fmt: skip
-            await table.send(partition, ((key, value, applied) for key, (value, applied) in winners.items()))
+            records = ((key, value, applied) for key, (value, applied) in winners.items())
+            replay.repeated(winners, await table.send(partition, records))
 
     async def _let_streams_go(self, assignment: _Assignment) -> None:
         app, consumer = self.app, self.app.consumer
@@ -267,6 +273,8 @@ class Recovery(Service):  # type: ignore[misc]
         self.tables.on_actives_ready()
         self.tables.on_standbys_ready()
         app.on_rebalance_end()
+        if not self.should_stop:  # Behind `on_stop` nobody would end the thread.
+            self._standbys.follow(self.tables.values(), assignment.standbys)
         self.log.info("worker ready: %d partitions", len(assignment.partitions))
 
 
@@ -274,13 +282,51 @@ class MeterTableManager(TableManager):  # type: ignore[misc]
     """Faust's table manager with this recovery, and without subscribing to the changelogs.
 
     `faust.App(TableManager=functools.partial(MeterTableManager, kafka=..., source_topic=...))`: `kafka` is
-    librdkafka's configuration of a client (`bootstrap.servers`, security).
+    librdkafka's configuration of a client (`bootstrap.servers`, security). A standby remembers a deletion for
+    `remembered_seconds`, a day by default: longer than any worker writes on without owning.
     """
 
-    def __init__(self, app: Any, *, kafka: Mapping[str, str], source_topic: str, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        app: Any,
+        *,
+        kafka: Mapping[str, str],
+        source_topic: str,
+        remembered_seconds: float = 86_400.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(app, **kwargs)
         self.kafka = dict(kafka)
         self.source_topic = source_topic
+        self.remembered_seconds = remembered_seconds
+
+    async def on_start(self) -> None:
+        """Start the tables; upstream sleeps for a second first, for tables declared while the app starts."""
+        await self._update_channels()
+        await self.recovery.start()
+
+    def standby_figures(self) -> dict[str, float]:
+        """Figures of `metrics.WorkerState`; asked in another thread, perhaps before there is a recovery."""
+        return {} if self._recovery is None else self._recovery.standby_figures()
+
+    def last_partitions(self) -> frozenset[int]:
+        """The partitions that the worker of this directory had last; none where nobody knows."""
+        try:
+            return frozenset(map(int, self._last_partitions_path.read_text("ascii").split()))
+        except (OSError, ValueError):
+            return frozenset()
+
+    def remember(self, partitions: frozenset[int]) -> None:
+        """Keep the partitions for `last_partitions`."""
+        try:
+            self._last_partitions_path.parent.mkdir(parents=True, exist_ok=True)
+            self._last_partitions_path.write_text(" ".join(map(str, sorted(partitions))), "ascii")
+        except OSError as error:
+            _log.warning("the next start will read nothing ahead: %s", error)
+
+    @property
+    def _last_partitions_path(self) -> Path:
+        return Path(self.app.conf.tabledir) / _LAST_PARTITIONS
 
     @cached_property
     def recovery(self) -> Recovery:

@@ -1,12 +1,12 @@
 # ruff: noqa: ANN401 - it builds on Faust's stores, which are untyped.
 """Where a worker keeps the values of its tables: in memory, or in one RocksDB file per partition.
 
-Decides how values and the position in the changelog lie on this machine. Takes changes of one partition;
-gives values, and the `Position` up to which they are complete. Never talks to Kafka and never decides which
-of two values wins.
+Decides how values, the position in the changelog and a reader's notes lie on this machine. Takes changes of one
+partition; gives values, and the `Position` up to which they are complete. Never talks to Kafka and never decides
+which of two values wins.
 
 Invariants:
-- values and position of one `apply` are stored together or not at all, so the position is never ahead of
+- values, notes and position of one `apply` are stored together or not at all, so the position is never ahead of
   the values; after a kill RocksDB may fall back to an earlier pair, which recovery completes;
 - a partition that is not opened has no values here, whatever another worker left in the directory;
 - a file of another changelog, or of a newer state version, is not read; the newer one is not touched either;
@@ -20,7 +20,7 @@ import shutil
 import struct
 import time
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +31,15 @@ from faust.stores import rocksdb as faust_rocksdb
 import pipeline.stream.pins  # noqa: F401 - builds on private parts of Faust's stores
 from pipeline.core import kept
 from pipeline.errors import MsgmeterError
+from pipeline.stream.notes import Notes
 from pipeline.stream.rocksdb_files import PartitionOptions, is_locked, said, shared_timer
 
 _log = logging.getLogger(__name__)
+
+
+class FileLockedError(MsgmeterError):
+    """Another process has a partition's file open: give each worker a state directory of its own."""
+
 
 Changes = Mapping[bytes, bytes | None]
 """Key to its value (pipeline/core/kept.py), or None where the key is deleted."""
@@ -47,6 +53,14 @@ class Position(NamedTuple):
     floor: bytes
     """Applied offset (8 bytes, big-endian) of the last complete write: a key that is absent was absent or
     deleted at that point of the log. Empty while no write has completed."""
+
+    def behind(self, next_offset: int, count: int) -> "Position":
+        """The position behind `count` records of our own that end before `next_offset` (0: nobody knows where).
+
+        It stays where records of somebody else stand before ours: they have to be read, or a loser among them
+        would never be noticed.
+        """
+        return self._replace(next_offset=next_offset) if next_offset - count == self.next_offset else self
 
 
 NOTHING = Position(0, b"")
@@ -65,14 +79,16 @@ class MemoryStore(faust_memory.Store):  # type: ignore[misc]
         super().__post_init__()
         self._partitions: dict[int, dict[bytes, bytes]] = {}
         self._positions: dict[int, Position] = {}
+        self._notes: dict[int, Notes] = {}
 
     def lacks_file(self, _partition: int) -> bool:
         """Tell whether a partition's file is missing: there are none."""
         return False
 
-    def open_partition(self, partition: int, _changelog: bytes = b"") -> Position:
+    def open_partition(self, partition: int, _changelog: bytes = b"", *, waits: bool = True) -> Position:  # noqa: ARG002 - there is no lock
         """Give what is known of a partition; it can be read and changed from now on."""
         self._partitions.setdefault(partition, {})
+        self._notes.setdefault(partition, Notes())
         self._show_opened()
         return self._positions.setdefault(partition, NOTHING)
 
@@ -80,12 +96,14 @@ class MemoryStore(faust_memory.Store):  # type: ignore[misc]
         """Drop the values of a partition that another worker may now own."""
         self._partitions.pop(partition, None)
         self._positions.pop(partition, None)
+        self._notes.pop(partition, None)
         self._show_opened()
 
     def wipe_partition(self, partition: int) -> None:
         """Forget the values of an open partition, because they cannot be trusted."""
         self._partitions[partition] = {}
         self._positions[partition] = NOTHING
+        self._notes[partition] = Notes()
         self._show_opened()
 
     def _show_opened(self) -> None:
@@ -108,8 +126,18 @@ class MemoryStore(faust_memory.Store):  # type: ignore[misc]
         """Give the position of an open partition."""
         return self._positions[partition]
 
-    def apply(self, partition: int, changes: Changes, position: Position) -> None:
-        """Store changes of an open partition and the position they lead to."""
+    def notes_of(self, partition: int) -> Notes:
+        """Give the notes of an open partition; whoever changes them names the keys in the next `apply`."""
+        return self._notes[partition]
+
+    def apply(
+        self,
+        partition: int,
+        changes: Changes,
+        position: Position,
+        noted: Iterable[bytes] = (),  # noqa: ARG002 - notes are in memory already
+    ) -> None:
+        """Store changes of an open partition, the position they lead to, and the notes of the keys `noted`."""
         values = self._partitions[partition]
         for key, value in changes.items():
             if value is None:
@@ -119,7 +147,11 @@ class MemoryStore(faust_memory.Store):  # type: ignore[misc]
         self._positions[partition] = position
 
 
-_POSITION_KEY = b"__msgmeter\0position__"
+# No key of a table begins like this: tenants have no NUL, and as an instant or a number it is too large.
+_OWN_KEYS = b"__msgmeter\0"
+_POSITION_KEY = _OWN_KEYS + b"position__"
+_TOMBSTONE_KEYS = _OWN_KEYS + b"tombstone\0"
+_OUTDATED_KEYS = _OWN_KEYS + b"outdated\0"
 # Next changelog offset, milliseconds since 1970 when it was stored; since state version 2 that version, and the
 # changelog's topic id, zeros where it is not known. Then the floor: 8 bytes or none.
 _POSITION_NUMBERS = struct.Struct(">QQ")
@@ -144,16 +176,20 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
         self.rocksdb_options = PartitionOptions()
         self._changelogs: dict[int, bytes] = {}
         """By open partition: the topic id of its changelog."""
+        self._notes: dict[int, Notes] = {}
 
     def lacks_file(self, partition: int) -> bool:
         """Tell whether a partition's file is missing."""
         return not self.partition_path(partition).exists()
 
-    def open_partition(self, partition: int, changelog: bytes = _UNKNOWN_CHANGELOG) -> Position:
+    def open_partition(
+        self, partition: int, changelog: bytes = _UNKNOWN_CHANGELOG, *, waits: bool = True
+    ) -> Position:
         """Open the partition's file, or begin a new one where it is missing, corrupt, too old or of another topic.
 
         Waits for a file that another worker on this machine is about to close. Runs in a thread. Raises
-        StateVersionError where a newer program wrote it.
+        StateVersionError where a newer program wrote it, and FileLockedError where it is not closed in time, or was
+        not to be waited for.
         """
         self._changelogs[partition] = changelog
         note = self._damage_note(partition)
@@ -166,8 +202,11 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
             except rocksdb.errors.Error as error:
                 if not is_locked(error):
                     return self._begin_anew(partition, f"it cannot be read: {said(error)}")
-                if time.monotonic() > deadline:
-                    raise
+                if not waits or time.monotonic() > deadline:
+                    raise FileLockedError(
+                        f"{self.partition_path(partition)} is open in another process:"
+                        " each worker needs a MSGMETER_STATE_DIRECTORY of its own"
+                    ) from error
                 time.sleep(0.1)
             else:
                 break
@@ -175,7 +214,21 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
             return self._begin_anew(partition, f"it was last changed {stored_at_ms} ms after 1970")
         if _UNKNOWN_CHANGELOG not in (changelog, stored_changelog) and changelog != stored_changelog:
             return self._begin_anew(partition, "it is of another topic, or of one that was made anew since")
+        if partition not in self._notes:
+            self._notes[partition] = Notes(
+                dict(self._stored_notes(partition, _TOMBSTONE_KEYS)),
+                {key for key, _ in self._stored_notes(partition, _OUTDATED_KEYS)},
+            )
         return position
+
+    def _stored_notes(self, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Give the notes of one kind in a partition's file, by the key that they are about."""
+        cursor = self._dbs[partition].iteritems()
+        cursor.seek(prefix)
+        for key, note in cursor:
+            if not key.startswith(prefix):
+                return
+            yield key[len(prefix) :], note
 
     def _stored_position(self, partition: int) -> tuple[Position, int, bytes]:
         """Give the position in a partition's file, when it was stored and of which changelog.
@@ -205,6 +258,7 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
     def close_partition(self, partition: int) -> None:
         """Close the file and with it its lock; the next owner may be another process on this machine."""
         db = self._dbs.pop(partition, None)
+        self._notes.pop(partition, None)
         if db is not None:
             with shared_timer.closing():
                 db.close()
@@ -220,6 +274,7 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
             raise DamagedFileError(
                 f"{self.partition_path(partition)} cannot be made: {said(error)}"
             ) from error
+        self._notes[partition] = Notes()
 
     def opened(self) -> set[int]:
         """Give the open partitions."""
@@ -247,7 +302,7 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
         self, partition: int, cursor: Iterator[tuple[bytes, bytes]]
     ) -> Iterator[tuple[bytes, bytes]]:
         try:
-            yield from ((key, value) for key, value in cursor if key != _POSITION_KEY)
+            yield from ((key, value) for key, value in cursor if not key.startswith(_OWN_KEYS))
         except rocksdb.errors.Error as error:
             raise self._damaged(partition, error) from error
 
@@ -267,8 +322,14 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
         """Give the position of an open partition."""
         return self._stored_position(partition)[0]
 
-    def apply(self, partition: int, changes: Changes, position: Position) -> None:
-        """Store changes of an open partition and, in the same batch, the position they lead to.
+    def notes_of(self, partition: int) -> Notes:
+        """Give the notes of an open partition; whoever changes them names the keys in the next `apply`."""
+        return self._notes[partition]
+
+    def apply(
+        self, partition: int, changes: Changes, position: Position, noted: Iterable[bytes] = ()
+    ) -> None:
+        """Store changes of an open partition and, in one batch, position and the notes of the keys `noted`.
 
         Without RocksDB's own log, which costs 3 us a key: the changelog is the log. What a kill takes
         (the buffers not yet flushed, values and positions alike) is read again from there.
@@ -279,6 +340,16 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
                 batch.delete(key)
             else:
                 batch.put(key, value)
+        notes = self._notes[partition]
+        for key in noted:
+            if key in notes.tombstones:
+                batch.put(_TOMBSTONE_KEYS + key, notes.tombstones[key])
+            else:
+                batch.delete(_TOMBSTONE_KEYS + key)
+            if key in notes.outdated:
+                batch.put(_OUTDATED_KEYS + key, b"")
+            else:
+                batch.delete(_OUTDATED_KEYS + key)
         head = _POSITION_HEAD.pack(
             position.next_offset, int(time.time() * 1000), kept.STATE_VERSION, self._changelogs[partition]
         )
@@ -298,10 +369,10 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
         return iter(self._dbs.values())
 
     def _visible_items(self, db: Any) -> Iterator[tuple[bytes, bytes]]:
-        return (item for item in super()._visible_items(db) if item[0] != _POSITION_KEY)
+        return (item for item in super()._visible_items(db) if not item[0].startswith(_OWN_KEYS))
 
     def _visible_keys(self, db: Any) -> Iterator[bytes]:
-        return (key for key in super()._visible_keys(db) if key != _POSITION_KEY)
+        return (key for key in super()._visible_keys(db) if not key.startswith(_OWN_KEYS))
 
     async def stop(self) -> None:
         """Close every file; upstream leaves that to the garbage collector (faust/stores/rocksdb.py:543)."""

@@ -30,7 +30,7 @@ from pipeline.errors import MsgmeterError
 from pipeline.stream.agreement import MARK_KEY, mark_of
 from pipeline.stream.batches import append_records
 from pipeline.stream.changelog import APPLIED_HEADER
-from pipeline.stream.stores import Changes, MemoryStore, PartitionedStore, Position, RocksStore
+from pipeline.stream.stores import Changes, MemoryStore, PartitionedStore, RocksStore
 
 
 class NotOwnedError(MsgmeterError):
@@ -141,10 +141,10 @@ class StateTable:
 
     def _apply(self, partition: int, changes: Changes, next_offset: int, floor: bytes) -> None:
         store = self._table.data
-        before = store.position_of(partition)
-        store.apply(
-            partition, changes, Position(max(before.next_offset, next_offset), max(before.floor, floor))
-        )
+        before, notes = store.position_of(partition), store.notes_of(partition)
+        position = before.behind(next_offset, len(changes))._replace(floor=max(before.floor, floor))
+        noted = notes.settle(changes, position.floor)
+        store.apply(partition, changes, position, noted)
 
     def _readable(self, partition: int) -> PartitionedStore:
         if partition not in self._table.readable:

@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("--alert-topic", help="send something there")
     parser.add_argument("--alert-bytes", type=int, default=0)
     parser.add_argument("--fail-at-offset", type=int, default=-1, help="the agent raises at this offset")
+    parser.add_argument("--standbys", type=int, default=0)
     parser.add_argument("--fail-in-callback", action="store_true", help="a table's recovery callback raises")
     options = parser.parse_args()
     app = make_app(
@@ -160,6 +161,7 @@ def main() -> None:
         store=f"{options.store}://",
         broker_session_timeout=3,
         broker_heartbeat_interval=0.5,
+        table_standby_replicas=options.standbys,
     )
     table = StateTable(app, "state", partitions=PARTITIONS)
     counter = Counter(app, table, confirms=not options.unconfirmed)

@@ -53,6 +53,7 @@ def make_app(servers: str, group: str, topic: str, directory: Path, **settings: 
         "broker_session_timeout": 6,
         "broker_heartbeat_interval": 1,
         "stream_recovery_delay": 0,
+        "table_standby_replicas": 0,
     }
     app = faust.App(
         group,

@@ -19,7 +19,9 @@ from pipeline import metrics
 from pipeline.clickhouse.facts import FACTS
 from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, CONTACTS, ENTRIES, USAGE
 from pipeline.core.eras import ERA_POSITIONS, Era
+from pipeline.core.identity import message_key
 from pipeline.core.partitions import partition_of
+from pipeline.core.process import PartitionFold
 from pipeline.core.rules import Rules
 from pipeline.errors import Transient
 from pipeline.settings import Settings
@@ -677,3 +679,45 @@ async def test_a_chunk_whose_look_up_outlasts_ownership_is_not_folded(
     await scene.meter.close_epoch(checkpoint=True)
     assert "later" not in [message_id for _, message_id in scene.service.charged]
     assert scene.done("ack") == acked
+
+
+def _many_identities() -> dict[bytes, bytes]:
+    """Kept deltas that hold more than is taken up in the event loop."""
+    index = PartitionFold(0, rules()).identities
+    for number in range(100_000):
+        index.charge(message_key("acme", "gateway", str(number)), 0, 1, 0, 0, 0)
+    index.advance(0)
+    return {key: value for key, value in index.checkpoint(0).items() if value is not None}
+
+
+async def test_many_identities_are_taken_up_while_the_event_loop_goes_on(
+    stage: Callable[..., Scene],
+) -> None:
+    scene = stage()
+    scene.identities.values[0] = _many_identities()
+    taking, turns = asyncio.create_task(scene.take(a_log())), 0
+    while not taking.done():
+        await asyncio.sleep(0)
+        turns += 1
+    await taking
+    assert len(scene.meter.partitions[0].fold.identities) == 100_002
+    # In one piece it would be a handful: one for the chunk's turn, one for each task that begins or ends.
+    assert turns > 50
+
+
+@pytest.mark.parametrize("change", ["lose", "stop"])
+async def test_a_partition_that_goes_while_it_is_taken_up_is_not_folded(
+    change: str, stage: Callable[..., Scene]
+) -> None:
+    scene = stage()
+    scene.identities.values[0] = _many_identities()
+    taking = asyncio.create_task(scene.take(a_log()))
+    while not scene.meter._folding._taking_up.locked():  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(0)
+    if change == "lose":
+        scene.lose(0)
+    else:
+        await scene.meter.stop()
+    await taking
+    assert not scene.meter.partitions
+    assert not scene.done("+")

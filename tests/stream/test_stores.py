@@ -92,6 +92,9 @@ class Record(NamedTuple):
     def headers(self) -> list[tuple[str, bytes]]:
         return []
 
+    def timestamp(self) -> tuple[int, int]:
+        return 1, self.at
+
 
 def bounds(high: int, low: int = 0, topic: bytes = TOPIC) -> Bounds:
     return Bounds(low, high, topic)

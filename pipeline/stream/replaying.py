@@ -1,0 +1,133 @@
+"""Bringing the local stores of some partitions up to date from the changelogs of all tables.
+
+Takes tables, partitions and the broker; changes the stores. Decides nothing: which value wins is changelog.py's, and
+which partitions are read, and when reading ends, is the caller's: recovery reads those it was given, to the end;
+standbys read those of others, for as long as they are others'. Runs in a thread, while nobody else changes these
+partitions.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from confluent_kafka import Message
+
+from pipeline.stream.changelog import (
+    Bounds,
+    PartitionReplay,
+    TopicAndPartition,
+    bounds_of,
+    read_changelogs,
+    read_to_end,
+    trusted_position,
+)
+from pipeline.stream.stores import FileLockedError, Position
+from pipeline.stream.tables import ChangelogTable
+
+_log = logging.getLogger(__name__)
+
+# Opening a RocksDB file takes 30 ms, mostly of waiting for the disk; a worker may have 96.
+_OPENING_THREADS = 8
+
+
+class Replayed(NamedTuple):
+    """One partition of one table, and the replay that went through it."""
+
+    table: ChangelogTable
+    partition: int
+    replay: PartitionReplay
+
+
+class Replaying:
+    """One reading of some partitions of all tables."""
+
+    def __init__(
+        self,
+        kafka: Mapping[str, str],
+        tables: Iterable[ChangelogTable],
+        partitions: Iterable[int],
+        stopped: Callable[[], bool],
+    ) -> None:
+        """`kafka` is librdkafka's configuration of a client; nothing is opened or asked yet."""
+        self._kafka = kafka
+        self._stopped = stopped
+        self._tables: dict[TopicAndPartition, ChangelogTable] = {
+            (table.changelog_topic_name, partition): table for table in tables for partition in partitions
+        }
+        self._replays: dict[TopicAndPartition, PartitionReplay] = {}
+        self._starts: dict[TopicAndPartition, int] = {}
+        self.records = 0
+        """How many records were read."""
+        self.size_bytes = 0
+        """Of their values."""
+        self.lost: dict[TopicAndPartition, int] = {}
+        """So many of a changelog's first records are gone, and were needed."""
+        self.behind: dict[TopicAndPartition, int] = {}
+        """Records not read yet, as far as is known."""
+
+    def open(self, *, is_owner: bool = True) -> None:
+        """Open the stores and find where reading begins; raises ChangelogError where a changelog is missing.
+
+        An owner waits for a file that another process has open. One that is not leaves out such a partition, and one
+        whose changelog has lost what is needed: its owner has to notice that.
+        """
+        bounds = bounds_of(self._kafka, self._tables, self._stopped)
+        with ThreadPoolExecutor(_OPENING_THREADS, "open-tables") as pool:
+            opened = pool.map(lambda where: self._open(where, bounds[where], is_owner=is_owner), self._tables)
+        for where, position in zip(self._tables, opened, strict=True):
+            if position is None:
+                continue
+            start = max(position.next_offset, bounds[where].low)
+            self.lost[where] = start - position.next_offset
+            if self.lost[where] and not is_owner:
+                _log.warning("%s: partition %d is not followed: its first records are gone", *where)
+                continue
+            self._replays[where] = PartitionReplay(self._tables[where].data, where[1])
+            self._starts[where] = start
+            self.behind[where] = max(0, bounds[where].high - start)
+
+    def _open(self, where: TopicAndPartition, bounds: Bounds, *, is_owner: bool) -> Position | None:
+        """Where a partition's values end; none where its file is somebody else's."""
+        try:
+            return trusted_position(self._tables[where].data, where[1], bounds, waits=is_owner)
+        except FileLockedError as error:
+            if is_owner:
+                raise
+            _log.warning("%s: partition %d is not followed: %s", where[0], where[1], error)
+            return None
+
+    def read_to_end(self) -> None:
+        """Return when the present end of every partition is reached, or when told to stop."""
+        starts = {where: start for where, start in self._starts.items() if self.behind[where]}
+        read_to_end(self._kafka, starts, self._take, self._stopped)
+
+    def follow(self, rest: Callable[[], None], consumer: Mapping[str, int]) -> None:
+        """Read on until told to stop; `rest` is called after each batch of one partition.
+
+        `consumer` is librdkafka's configuration of fetching, before what a recovery needs.
+        """
+
+        def take(where: TopicAndPartition, records: list[Message], end: int) -> None:
+            self._take(where, records)
+            self.behind[where] = max(0, end - records[-1].offset() - 1)
+            rest()
+
+        def at_end(where: TopicAndPartition) -> None:
+            self.behind[where] = 0
+
+        read_changelogs({**self._kafka, **consumer}, self._starts, take, at_end, self._stopped)
+
+    def _take(self, where: TopicAndPartition, records: list[Message]) -> None:
+        self._replays[where].take(records)
+        self.records += len(records)
+        self.size_bytes += sum(map(len, records))
+
+    def forget_deleted_before(self, instant: int) -> None:
+        """Forget deletions that no value can follow any more; milliseconds since 1970."""
+        for replay in self._replays.values():
+            replay.forget_deleted_before(instant)
+
+    def replayed(self) -> list[Replayed]:
+        """All partitions with their replays."""
+        return [Replayed(self._tables[where], where[1], replay) for where, replay in self._replays.items()]
