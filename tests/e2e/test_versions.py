@@ -1,12 +1,18 @@
 """A worker of the next release has written state; the present one stops before it touches anything."""
 
-import pytest
-from confluent_kafka import Consumer, TopicPartition
+import time
 
-from pipeline.core.kept import STATE_VERSION
+import orjson
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from pipeline.core.kept import STATE_VERSION, encode_kept
+from pipeline.core.partitions import partition_of
+from pipeline.logfile import LogRecord
 from pipeline.stream.exits import ExitCode
 from pipeline.topics import changelog_names, topics
 from pipeline.traffic import Traffic
+from tests.builders import message
 from tests.e2e.conftest import MakeSystem
 from tests.e2e.system import System, log_now
 
@@ -31,6 +37,25 @@ def row_counts(system: System) -> list[tuple[object, ...]]:
     return system.rows(
         "SELECT name, total_rows FROM system.tables WHERE database = currentDatabase() ORDER BY name"
     )
+
+
+@pytest.mark.timeout(300)
+def test_a_damaged_value_is_named_by_its_place_and_never_shown(make_system: MakeSystem):
+    system = make_system(partitions=4)
+    tenant = b"tenant of a damaged account"
+    partition = partition_of(tenant, 4)
+    producer = Producer({"bootstrap.servers": system.settings.kafka})
+    accounts = changelog_names(system.settings.application)[0]
+    producer.produce(accounts, encode_kept(-1, ["secret", "of", "nobody"]), tenant, partition)
+    assert producer.flush(30) == 0
+    document = message(tenant=tenant.decode(), occurred_at=time.time_ns() // 1_000_000)
+    system.send([LogRecord(tenant, orjson.dumps(document))])
+    worker = system.worker().start()
+    assert worker.wait(60) == ExitCode.RECOVERY_FAILED, worker.log_tail()
+    said = f"partition {partition}: a value of table accounts, under its tenant, is damaged"
+    assert said in worker.log()
+    assert "secret" not in worker.log()
+    assert system.rows("SELECT count() FROM rated_messages") == [(0,)]
 
 
 @pytest.mark.timeout(300)

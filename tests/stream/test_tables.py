@@ -175,10 +175,14 @@ class TestFiles:
         assert await rocks.contents() == {b"k": value(5)}
         assert rocks.read_changelog()[-1] == (b"l", None)
 
-    async def test_a_missing_file_is_rebuilt(self, rocks: Tables) -> None:
+    async def test_a_missing_file_is_rebuilt_and_the_log_says_so(
+        self, rocks: Tables, caplog: pytest.LogCaptureFixture
+    ) -> None:
         await self.written(rocks)
         shutil.rmtree(self.file(rocks))
+        caplog.clear()
         assert await rocks.contents() == {b"k": value(5)}
+        assert caplog.messages == ["state: partition 0 is rebuilt from its changelog: it has no file here"]
 
     @pytest.mark.parametrize("part", ["MANIFEST-*", "CURRENT"])
     async def test_a_corrupt_file_is_rebuilt_and_the_log_says_so(
@@ -189,6 +193,30 @@ class TestFiles:
             damaged.write_bytes(b"\xff" * max(64, damaged.stat().st_size))
         assert await rocks.contents() == {b"k": value(5)}
         assert "is rebuilt" in caplog.text
+
+    async def test_a_copy_of_another_workers_older_directory_is_read_on_from_where_it_ends(
+        self, rocks: Tables, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await self.written(rocks)
+        shutil.copytree(rocks.directory / "worker", rocks.directory / "copy")
+        async with rocks.worker() as (_, table):
+            await table.write(0, {b"m": value(9)}, applied_offset=9)
+        caplog.clear()
+        caplog.set_level("INFO", "pipeline")
+        assert await rocks.contents(name="copy") == {b"k": value(5), b"m": value(9)}
+        assert "recovered 2 changelog records" in caplog.text  # The value and its write's mark.
+        assert "rebuilt" not in caplog.text
+
+    async def test_a_directory_of_another_application_is_rebuilt_and_the_log_says_so(
+        self, rocks: Tables, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await self.written(rocks)
+        other = dataclasses.replace(rocks, group=f"{rocks.group}_other")
+        other.create_changelog()
+        # Its changelog is as long, so its offsets alone would not tell.
+        other.append([(b"%d" % number, value(number), 0) for number in range(10)])
+        assert await other.contents() == {b"%d" % number: value(number) for number in range(10)}
+        assert "state: partition 0 is rebuilt from its changelog: it is of another topic" in caplog.text
 
     async def test_a_file_of_a_changelog_that_was_made_anew_is_rebuilt_and_the_log_says_so(
         self, rocks: Tables, caplog: pytest.LogCaptureFixture
