@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pipeline tests benchmarks
+# Test processes side by side, each with a broker and an engine of its own; 0: one, whose output -s shows.
+PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-long chaos chaos-outage protections check format bench bench-ledger bench-accounts bench-commands bench-recovery clean
@@ -20,7 +22,7 @@ run: $(VENV)/installed-embedded ## Start broker, ClickHouse, worker and a sample
 	@exec $(BIN)/msgmeter up $(ARGUMENTS)
 
 test: $(VENV)/installed-dev ## Run every test, on a real broker and a real ClickHouse engine
-	$(BIN)/pytest $(ARGUMENTS)
+	$(BIN)/pytest -n $(PROCESSES) --dist loadfile $(ARGUMENTS)
 
 test-long: $(VENV)/installed-dev ## A million messages and five kills against the simulation (minutes)
 	AGREEMENT_RECORDS=1000000 AGREEMENT_TENANTS=10000 $(BIN)/pytest -s tests/e2e/test_agreement.py $(ARGUMENTS)

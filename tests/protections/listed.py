@@ -163,12 +163,6 @@ PROTECTIONS: tuple[Protection, ...] = (
         ),
         test="tests/faults/test_clickhouse_faults.py::test_an_answer_that_is_cut_off_anywhere_is_never_taken_for_less",
     ),
-    Protection(
-        fault="ClickHouse's answer to an insert is cut off",
-        keeps="it is stored when ClickHouse says how many rows it has written",
-        edits=(Edit("pipeline/clickhouse/client.py", "    _assert_whole_head(told.summary)\n", ""),),
-        test="tests/faults/test_clickhouse_faults.py::test_an_insert_that_is_cut_off_anywhere_is_repeated_and_stored_once",
-    ),
     # Kafka.
     Protection(
         fault="the broker answers late",
