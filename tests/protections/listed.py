@@ -105,13 +105,13 @@ PROTECTIONS: tuple[Protection, ...] = (
     Protection(
         fault="a chunk was fetched before a rebalance",
         keeps="it is passed over",
-        edits=(Edit(_FOLDING, "generation_id != self._generation() or ", ""),),
+        edits=(Edit(_FOLDING, " and generation_id == self._generation()", ""),),
         test=f"{_EPOCHS}::test_a_chunk_of_an_earlier_generation_is_passed_over",
     ),
     Protection(
         fault="a partition is reassigned while its tables can still be read",
         keeps="it is not taken up again from them",
-        edits=(Edit(_FOLDING, " or not self._tables.are_owned(partition)", ""),),
+        edits=(Edit(_FOLDING, " and self._tables.are_owned(partition)", ""),),
         test=f"{_EPOCHS}::test_a_revoked_partition_is_not_taken_up_again_from_tables_that_can_still_be_read",
     ),
     Protection(
