@@ -20,7 +20,7 @@ from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssigno
 from click.testing import CliRunner
 from cluster_clients import Clients, only_errors, until
 from confluent_kafka import Consumer, ElectionType, KafkaError, TopicPartition
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ConfigSource, ResourceType
 
 from pipeline.cli import main
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
@@ -421,4 +421,5 @@ def test_migrate_gives_every_topic_three_replicas_of_which_two_must_have_a_write
         config = clients.admin.describe_configs([asked])[asked].result(30)
         for name, value in (("min.insync.replicas", "2"), ("unclean.leader.election.enable", "false")):
             # The topic's own, which outlives a change of the brokers' defaults.
-            assert (config[name].value, config[name].is_default) == (value, False)
+            own = ConfigSource.DYNAMIC_TOPIC_CONFIG.value
+            assert (config[name].value, config[name].source) == (value, own)
