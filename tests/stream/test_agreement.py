@@ -3,6 +3,7 @@
 import faust
 import pytest
 
+from pipeline.core.eras import ERA_POSITIONS
 from pipeline.core.kept import check_versions
 from pipeline.stream.agreement import (
     MARK_KEY,
@@ -109,3 +110,10 @@ def test_a_mark_says_how_far_a_table_is_complete() -> None:
     store.apply(0, {MARK_KEY: mark_of(7)}, store.position_of(0))
     assert written_of("accounts", store, 0, lost=2) == Written("accounts", 7, is_empty=False, lost=2)
     check_versions([mark_of(0), mark_of(7)])
+
+
+def test_a_mark_of_a_later_era_is_compared_by_its_offset() -> None:
+    store = faust.App("agreement", store="memory://", Table=ChangelogTable).Table("state").data
+    store.open_partition(0)
+    store.apply(0, {MARK_KEY: mark_of(2 * ERA_POSITIONS + 7)}, store.position_of(0))
+    assert written_of("accounts", store, 0, lost=0).mark == 7

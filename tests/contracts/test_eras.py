@@ -1,0 +1,118 @@
+"""In which era a worker works: what `repartition` recorded decides, and whoever may not run is told what to do."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from clickhouse_connect.driver.client import Client
+
+from pipeline.clickhouse.client import connect
+from pipeline.clickhouse.eras import EraState, RecordedEra, record, recorded_eras
+from pipeline.clickhouse.migrate import apply_migrations
+from pipeline.core.eras import FIRST_ERA, Era
+from pipeline.embedded.clickhouse import EmbeddedClickHouse
+from pipeline.eras import EraError, present_era, settings_in
+from pipeline.errors import Permanent
+from pipeline.repartition import repartition
+from pipeline.settings import Settings
+
+FOUR, EIGHT = Settings(partitions=4), Settings(partitions=8)
+
+
+@pytest.fixture
+def client(clickhouse: EmbeddedClickHouse, database: str) -> Iterator[Client]:
+    made = connect(f"{clickhouse.url}/{database}")
+    apply_migrations(made)
+    yield made
+    made.close()
+
+
+def step(
+    client: Client, state: EraState, number: int = 1, partitions: int = 8, version: int = 0
+) -> RecordedEra:
+    return record(client, RecordedEra(Era(number, (5, 6, 7)), partitions, state, version))
+
+
+def test_the_last_step_of_an_era_is_where_it_stands(client: Client) -> None:
+    assert recorded_eras(client) == []
+    begun = step(client, "begun")
+    ready = record(client, replace(begun, state="ready"))
+    second = step(client, "begun", 2, 16)
+    assert recorded_eras(client) == [ready, second]
+    assert ready == RecordedEra(Era(1, (5, 6, 7)), 8, "ready", 2)
+
+
+def test_before_any_change_it_is_the_first_era(client: Client) -> None:
+    assert present_era(client, FOUR) == FIRST_ERA
+
+
+@pytest.mark.parametrize("given", [FOUR, EIGHT])
+def test_nobody_runs_while_a_change_is_not_finished(client: Client, given: Settings) -> None:
+    step(client, "begun")
+    with pytest.raises(
+        EraError, match=r"run `msgmeter repartition --partitions 8` until .* MSGMETER_PARTITIONS=8"
+    ):
+        present_era(client, given)
+
+
+def test_a_change_that_was_withdrawn_leaves_all_as_it_was(client: Client) -> None:
+    step(client, "withdrawn")
+    assert present_era(client, FOUR) == FIRST_ERA
+    ready = step(client, "ready", version=1)
+    step(client, "withdrawn", 2, 16)
+    assert present_era(client, EIGHT) == ready.era
+
+
+def test_only_workers_of_the_present_number_of_partitions_run(client: Client) -> None:
+    step(client, "ready")
+    assert present_era(client, EIGHT) == Era(1, (5, 6, 7))
+    with pytest.raises(EraError, match="MSGMETER_PARTITIONS is 4: set it to 8"):
+        present_era(client, FOUR)
+
+
+def test_a_database_without_the_table_is_no_first_era(client: Client) -> None:
+    client.command("DROP TABLE log_eras")
+    with pytest.raises(Permanent, match="run `msgmeter migrate`"):
+        present_era(client, FOUR)
+
+
+def test_an_era_has_a_group_changelogs_and_files_of_its_own() -> None:
+    assert settings_in(FOUR, 0) == FOUR
+    later = settings_in(FOUR, 2)
+    assert later.application == f"{FOUR.application}-era2"
+    assert later.state_directory.parent == FOUR.state_directory
+
+
+@pytest.mark.parametrize(("partitions", "text"), [(12, "such as 16, not 12"), (4, "not 4")])
+def test_partitions_that_are_no_multiple_are_refused_before_anything_is_begun(
+    client: Client,
+    settings: Settings,
+    clickhouse: EmbeddedClickHouse,
+    database: str,
+    partitions: int,
+    text: str,
+) -> None:
+    told: list[str] = []
+    there = replace(settings, clickhouse=f"{clickhouse.url}/{database}")
+    with pytest.raises(EraError, match=text):
+        repartition(there, partitions, told.append)
+    assert (recorded_eras(client), told) == ([], [])
+
+
+def test_the_number_there_is_already_is_nothing_to_do(
+    client: Client, settings: Settings, clickhouse: EmbeddedClickHouse, database: str
+) -> None:
+    told: list[str] = []
+    there = replace(settings, clickhouse=f"{clickhouse.url}/{database}")
+    repartition(there, settings.partitions, told.append)
+    assert recorded_eras(client) == []
+    assert "nothing to do" in told[0]
+
+
+def test_another_number_than_the_one_begun_is_refused(
+    client: Client, settings: Settings, clickhouse: EmbeddedClickHouse, database: str
+) -> None:
+    step(client, "begun")
+    there = replace(settings, clickhouse=f"{clickhouse.url}/{database}")
+    with pytest.raises(EraError, match="a change to 8 partitions has begun: finish it first"):
+        repartition(there, 12, [].append)
