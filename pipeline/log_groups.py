@@ -5,20 +5,23 @@ the group is not as it must be, and what the clients of Kafka raise.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from time import monotonic, sleep
+from typing import TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, MemberDescription
 
 from pipeline.eras import EraError
 from pipeline.kafka_clients import Connection
-from pipeline.reading import TopicReader, committed_offsets
+from pipeline.reading import COORDINATOR_COMES, TopicReader, committed_offsets
 from pipeline.settings import Settings
 from pipeline.topics import MESSAGES_RAW
 
 _REQUEST_SECONDS = 30.0
+_RETRY_SECONDS = 0.2
 _SHOWN = 5
+_Answer = TypeVar("_Answer")
 
 
 class LogGroup:
@@ -65,7 +68,8 @@ class LogGroup:
     def commit(self, offsets: Sequence[int]) -> None:
         """Commits an offset for every partition."""
         places = [TopicPartition(MESSAGES_RAW, number, offset) for number, offset in enumerate(offsets)]
-        with self._broker_errors():
+
+        def ask() -> None:
             [answer] = self._admin.alter_consumer_group_offsets(
                 [ConsumerGroupTopicPartitions(self._name, places)], request_timeout=_REQUEST_SECONDS
             ).values()
@@ -73,17 +77,10 @@ class LogGroup:
                 if place.error is not None:
                     raise KafkaException(place.error)
 
+        self._until_coordinated(ask)
+
     def _check_empty(self) -> None:
-        with self._broker_errors():
-            [answer] = self._admin.describe_consumer_groups(
-                [self._name], request_timeout=_REQUEST_SECONDS
-            ).values()
-            try:
-                members = answer.result(_REQUEST_SECONDS).members
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
-                    raise
-                return
+        members = self._until_coordinated(self._members)
         if members:
             where = ", ".join(sorted({member.host for member in members})[:_SHOWN])
             raise EraError(
@@ -91,9 +88,25 @@ class LogGroup:
                 " again; one that was killed stays in it until its session has run out"
             )
 
-    @contextmanager
-    def _broker_errors(self) -> Iterator[None]:
+    def _members(self) -> list[MemberDescription]:
+        [answer] = self._admin.describe_consumer_groups(
+            [self._name], request_timeout=_REQUEST_SECONDS
+        ).values()
         try:
-            yield
+            members: list[MemberDescription] = answer.result(_REQUEST_SECONDS).members
         except KafkaException as error:
-            raise self._connection.error(error) from error
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return []
+            raise
+        return members
+
+    def _until_coordinated(self, ask: Callable[[], _Answer]) -> _Answer:
+        """The answer; a group's coordinator may be about to be elected."""
+        end = monotonic() + _REQUEST_SECONDS
+        while True:
+            try:
+                return ask()
+            except KafkaException as error:
+                if error.args[0].code() not in COORDINATOR_COMES or monotonic() > end:
+                    raise self._connection.error(error) from error
+                sleep(_RETRY_SECONDS)

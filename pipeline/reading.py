@@ -23,7 +23,7 @@ _SILENT_POLLS = 600
 _BATCH_RECORDS = 1_000
 _REQUEST_SECONDS = 10
 _COORDINATOR_SECONDS = 30
-_COORDINATOR_COMES = frozenset({
+COORDINATOR_COMES = frozenset({
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -118,7 +118,7 @@ def committed_offsets(settings: Settings, partitions: int) -> dict[int, int]:
             try:
                 found = consumer.committed(asked, timeout=_REQUEST_SECONDS)
             except KafkaException as error:
-                if error.args[0].code() not in _COORDINATOR_COMES or monotonic() > end:
+                if error.args[0].code() not in COORDINATOR_COMES or monotonic() > end:
                     raise connection.error(error) from error
                 sleep(_POLL_SECONDS)
             else:

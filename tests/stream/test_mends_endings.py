@@ -62,12 +62,15 @@ async def test_a_process_that_was_paused_ends_when_it_wakes(scene: Tables) -> No
         assert await worker.exit_code() == ExitCode.LOOP_STALLED
 
 
-async def test_a_worker_ends_where_the_log_has_other_partitions_than_its_state(scene: Tables) -> None:
+async def test_a_worker_ends_where_the_log_has_other_partitions_than_its_state(
+    scene: Tables, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Also one that was frozen when they were added: it wakes up to a rebalance, after which it recovers."""
     scene.append([(b"k", value(9), 0), (b"k", value(5), 0)])
     scene.add_partition()
     with scene.running("worker") as worker:
         assert await worker.exit_code() == ExitCode.RECOVERY_FAILED
+    assert "partitions were added, so tenants have moved to others" in capfd.readouterr().err
     assert len(scene.read_changelog()) == 2  # No winner was repeated.
 
 
