@@ -13,11 +13,18 @@ import click
 from pipeline.cli.answers import Cell, grouped, show_facts, show_json, show_table
 from pipeline.cli.questions import date_of, rfc3339
 from pipeline.cli.reconcile_log import LogReport
+from pipeline.cli.reconcile_stored import StoredReport
 from pipeline.core.amounts import format_credits
 from pipeline.core.outcomes import Document
-from pipeline.core.reconciliation import Difference, Key, Part, Tally
+from pipeline.core.reconciliation import ACCOUNTS, ENTRIES, FACTS, REFUSALS, Difference, Key, Part, Tally
+from pipeline.core.refusals import Refusal
 
 _INSTANTS = frozenset({"period_start", "period_end", "window_start"})
+_BRIEF = {
+    FACTS: ("status", *FACTS.summed, "kafka_partition", "kafka_offset"),
+    ACCOUNTS: ("plan", *ACCOUNTS.summed),
+    ENTRIES: ("kind", "grant_id", "amount_micros", "posted_at"),
+}
 _FOLDED = frozenset({"tenant", "which", "one side", "the other"})
 
 
@@ -28,8 +35,7 @@ class Report:
     tallies: Sequence[Tally]
     log: LogReport | None
     """None where the log was left out."""
-    moving_count: int
-    """Rows that a checkpoint was storing all the time."""
+    stored: StoredReport
 
     @property
     def differing(self) -> int:
@@ -90,34 +96,50 @@ def show(report: Report, *, as_json: bool, limit: int) -> None:
 
 
 def _facts(report: Report) -> dict[str, str]:
-    facts = {}
-    log = report.log
-    if log is not None:
-        facts["log"] = f"{log.record_count:,} records compared, {log.not_yet_count:,} not stored yet"
-        if log.ahead_count:
-            facts["stored ahead"] = (
-                f"{log.ahead_count:,} rows not committed yet, compared at their own offsets"
-            )
-        if log.unstorable_count:
-            facts["unstorable"] = (
-                f"{log.unstorable_count:,} facts that ClickHouse did not take, as their refusals say"
-            )
-        if log.foreign_count:
-            facts["foreign"] = f"{log.foreign_count:,} records in our topics are no documents of ours"
-        if log.gone_partitions:
-            numbers = ", ".join(map(str, log.gone_partitions))
-            facts["not compared"] = (
-                f"the beginning of the log is gone, in partitions {numbers} of messages.raw"
-            )
-        if log.gone_topics:
-            facts["not compared either"] = f"the beginning of {', '.join(log.gone_topics)} is gone"
-    if report.moving_count:
-        facts["moving"] = f"{report.moving_count:,} rows were being stored by a checkpoint, and not compared"
+    facts = {} if report.log is None else _log_facts(report.log)
+    if report.stored.moving_count:
+        facts["moving"] = (
+            f"{report.stored.moving_count:,} rows were being stored by a checkpoint, and not compared"
+        )
+    if report.stored.unknown_count:
+        facts["no account yet"] = f"{report.stored.unknown_count:,} tenants, not compared within ClickHouse"
+    if _are_signatures_doubted(report):
+        facts["perhaps"] = "MSGMETER_COMMAND_KEY is not the one the commands were signed with"
     if report.differing:
         facts["result"] = f"{report.differing:,} rows differ"
     else:
         facts["result"] = "what could be compared agrees" if report.is_incomplete else "all agrees"
     return facts
+
+
+def _log_facts(log: LogReport) -> dict[str, str]:
+    facts = {"log": f"{log.record_count:,} records compared, {log.not_yet_count:,} not stored yet"}
+    if log.ahead_count:
+        facts["stored ahead"] = f"{log.ahead_count:,} rows not committed yet, compared at their own offsets"
+    if log.unstorable_count:
+        facts["unstorable"] = (
+            f"{log.unstorable_count:,} facts that ClickHouse did not take, as their refusals say"
+        )
+    if log.foreign_count:
+        facts["foreign"] = f"{log.foreign_count:,} records in our topics are no documents of ours"
+    if log.gone_partitions:
+        numbers = ", ".join(map(str, log.gone_partitions))
+        facts["not compared"] = (
+            f"partitions {numbers} of messages.raw: their beginning is gone, or they end before what is committed"
+        )
+    if log.gone_topics:
+        facts["not compared either"] = f"the beginning of {', '.join(log.gone_topics)} is gone"
+    return facts
+
+
+def _are_signatures_doubted(report: Report) -> bool:
+    """Whether commands that were taken would be refused under the key at hand."""
+    return any(
+        each.key[-1] == Refusal.SIGNATURE_WRONG and each.other is None
+        for tally in report.tallies
+        if tally.part is REFUSALS
+        for each in tally.differences
+    )
 
 
 def _days(tally: Tally) -> list[Document]:
@@ -144,7 +166,15 @@ def _row(difference: Difference) -> tuple[Cell, ...]:
     day = "" if difference.day is None else str(date_of(difference.day))
     part = difference.part
     which = difference.about or " ".join(_key_words(part, difference.key))
+    if one is None or other is None:
+        one, other = (side and _brief(part, side) for side in (one, other))
     return part.name, difference.key[0], day, which, _side_words(part, 0, one), _side_words(part, 1, other)
+
+
+def _brief(part: Part, values: Document) -> Document:
+    """What a person needs of a row that the other side lacks; JSON has all of it."""
+    names = [name.removesuffix("_micros") for name in _BRIEF.get(part, part.fields)]
+    return {name: values[name] for name in names if name in values}
 
 
 def _sides(difference: Difference) -> tuple[Document | None, Document | None]:
@@ -223,7 +253,8 @@ def _document(report: Report, limit: int) -> Document:
             "partitions_gone": log.gone_partitions,
             "topics_gone": log.gone_topics,
         },
-        "rows_moving": report.moving_count,
+        "rows_moving": report.stored.moving_count,
+        "tenants_without_account": report.stored.unknown_count,
         "parts": [_part_document(tally, limit) for tally in report.tallies],
     }
 

@@ -9,7 +9,7 @@ whatever differs is asked for again, and counts when it differs each time.
 
 from collections.abc import Mapping
 from time import sleep
-from typing import Any
+from typing import Any, NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
@@ -35,8 +35,17 @@ STORED_PARTS = tuple(_QUERIES)
 _KEY_LENGTH = {parts.FACTS_AND_WINDOWS: 6, parts.FACTS_AND_ENTRIES: 3, parts.ENTRIES_AND_BALANCES: 1}
 
 
-def compare_stored(client: Client, scope: Scope, days: Days, tallies: Mapping[Part, Tally]) -> int:
-    """Compares all tenants of the scope; gives how many rows were being stored all the time, and not compared."""
+class StoredReport(NamedTuple):
+    """What came of the comparison besides the tallies."""
+
+    moving_count: int
+    """Rows that a checkpoint was storing all the time, and that were not compared."""
+    unknown_count: int
+    """Tenants without a stored account, of whom nothing was compared: new ones have none before a checkpoint."""
+
+
+def compare_stored(client: Client, scope: Scope, days: Days, tallies: Mapping[Part, Tally]) -> StoredReport:
+    """Compares all tenants of the scope."""
     tenants = [tenant for tenant in stored_tenants(client) if scope.has_tenant(tenant)]
     pieces = range(0, len(tenants), TENANTS_PER_QUERY)
     questions = [(part, tenants[start : start + TENANTS_PER_QUERY]) for start in pieces for part in _QUERIES]
@@ -50,7 +59,12 @@ def compare_stored(client: Client, scope: Scope, days: Days, tallies: Mapping[Pa
             found[at] = _still(part, found[at], compared_in_store(client, _QUERIES[part], some, days))
     for (part, _), each in zip(questions, found, strict=True):
         _tell(tallies[part], each)
-    return sum(each.moving for each in found)
+    accounts = sum(
+        each.compared
+        for (part, _), each in zip(questions, found, strict=True)
+        if part is parts.ENTRIES_AND_BALANCES
+    )
+    return StoredReport(sum(each.moving for each in found), len(tenants) - accounts)
 
 
 def _still(part: Part, before: StoredComparison, now: StoredComparison) -> StoredComparison:

@@ -7,7 +7,7 @@ never decides which side is right.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -86,22 +86,10 @@ REFUSALS = Part("refusals", ("id", "size_bytes", "digest", "received_at"), at="r
 """Key: (tenant, offset, reason)."""
 
 
-FACTS_AND_WINDOWS = Part(
-    "windows of facts",
-    (*_USED, "window_start"),
-    sides=("facts", "windows"),
-    summed=_USED,
-    at="window_start",
-    is_zero_when_absent=True,
-)
-"""Key: as of `WINDOWS`."""
+FACTS_AND_WINDOWS = Part("windows of facts", WINDOWS.fields, sides=("facts", "windows"), at="window_start")
+"""Key: as of `WINDOWS`. Of this and the two below only rows that differ are given, so there are no sums."""
 FACTS_AND_ENTRIES = Part(
-    "usage of facts",
-    ("burned_micros", "window_start"),
-    sides=("facts", "entries"),
-    summed=("burned_micros",),
-    at="window_start",
-    is_zero_when_absent=True,
+    "usage of facts", ("burned_micros", "window_start"), sides=("facts", "entries"), at="window_start"
 )
 """Key: (tenant, window start in milliseconds, grant id)."""
 ENTRIES_AND_BALANCES = Part(
@@ -219,18 +207,22 @@ class Tally:
     ) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None] | None:
         """What differs, by field; none where nothing that matters does."""
         part = self.part
-        names = part.summed if part.is_zero_when_absent else part.fields
+        names = (
+            part.summed
+            if part.is_zero_when_absent
+            else [each for each in part.fields if each not in part.ignored]
+        )
         absent: dict[str, Any] | None = dict.fromkeys(names, 0) if part.is_zero_when_absent else None
         mine, theirs = (absent if side is None else _some(part, side, names) for side in (one, other))
         if mine is None or theirs is None:
             return mine, theirs
-        differing = [name for name in mine if mine[name] != theirs[name] and name not in part.ignored]
+        differing = [name for name in mine if mine[name] != theirs[name]]
         if not differing:
             return None
         return {name: mine[name] for name in differing}, {name: theirs[name] for name in differing}
 
 
-def _some(part: Part, values: Values, names: tuple[str, ...]) -> dict[str, Any]:
+def _some(part: Part, values: Values, names: Sequence[str]) -> dict[str, Any]:
     return {name: values[part.fields.index(name)] for name in names}
 
 

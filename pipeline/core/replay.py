@@ -2,7 +2,7 @@
 
 Takes records in log order, in pieces of any size; gives, when asked, what came of those since the last time. Keeps
 what tables and ClickHouse would keep: accounts, windows and every fact, because an old message is looked up among
-them. That is some 1.2 KB for each charged message.
+them. Those facts are most of its memory.
 
 Invariant: what comes of a record does not depend on how the log was cut into pieces and questions.
 """

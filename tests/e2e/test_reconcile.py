@@ -193,6 +193,7 @@ def test_every_tampering_is_found_and_named_and_nothing_else(make_system: MakeSy
         assert part["differing"] == len(part["differences"])
         named = {(each["tenant"], each["day"]) for each in part["differences"]}
         assert {(each["tenant"], each["day"]) for each in part["days"]} == named
+    assert after["tenants_without_account"] == 1
     shown = reconcile(system, "--stored-only")
     assert shown.exit_code == 4
     assert {tenant for tenant in expected if tenant in shown.stdout} == {
@@ -201,6 +202,10 @@ def test_every_tampering_is_found_and_named_and_nothing_else(make_system: MakeSy
     tenants = [tenant for tenant in tenants if tenant not in expected]
     untouched = document_of(system, "--tenant", tenants[0], "--tenant", tenants[1])
     assert untouched["agrees"]
+
+    stranger = reconcile(system, "--tenant", tenants[0], command_key="another key than the workers' own")
+    assert stranger.exit_code == 4
+    assert "MSGMETER_COMMAND_KEY" in stranger.stdout
 
     # Retention takes the beginning of one partition: the others are compared all the same.
     gone = partition_of(tenants[0].encode(), 4)
