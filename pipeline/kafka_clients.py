@@ -11,11 +11,13 @@ login or a certificate that is refused is told within seconds and as `Permanent`
 
 import re
 import ssl
+from collections.abc import Mapping
+from concurrent.futures import Future
 from time import monotonic
 from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import ClusterMetadata
+from confluent_kafka.admin import AdminClient, ClusterMetadata, TopicMetadata
 
 from pipeline.connection_faults import KAFKA_SECURITY
 from pipeline.errors import MsgmeterError, Permanent, Transient
@@ -25,6 +27,8 @@ METADATA_SECONDS = 5.0
 _FIRST_SECONDS = 1.0
 """After this a client that tries again and again is asked what it was told."""
 _RETRY_SECONDS = 5.0
+_ANSWER_SECONDS = 0.01
+"""From one look to the next whether an answer is there."""
 _SAID_CHARACTERS = 300
 _AROUND = re.compile(r"^\w+://\S+: | \(after \d+ms in state .*$")
 
@@ -39,17 +43,69 @@ class KafkaClient(Protocol):
         """Runs callbacks."""
 
 
+class ConnectionFaults:
+    """What librdkafka tells of one client's connections; given to it as its `error_cb`, called when it is polled."""
+
+    def __init__(self) -> None:
+        self.last: KafkaError | None = None
+        """The last fault that trying again does not cure, else the last of all."""
+        self.is_lasting = False
+        """Whether there was such a one: a login or a certificate is refused."""
+
+    def __call__(self, error: KafkaError) -> None:
+        """Take note of a fault."""
+        # A certificate that the broker refuses is told as an alert, which comes when the handshake is over.
+        is_lasting = error.code() in _LASTING or "SSL routines" in error.str()
+        if error.code() != KafkaError._ALL_BROKERS_DOWN and (is_lasting or not self.is_lasting):  # noqa: SLF001
+            self.last, self.is_lasting = error, is_lasting
+
+    def text(self, otherwise: str = "") -> str:
+        """What was said, without the URL before it and the milliseconds behind it."""
+        said = self.last.str() if self.last is not None else otherwise
+        return _AROUND.sub("", " ".join(said.split()))[:_SAID_CHARACTERS]
+
+
+class Questions:
+    """A worker's questions to the brokers beside its stream: an admin client, and its answers.
+
+    A login that is taken away ends them at once. The worker's older connections go on, so the group would let one that
+    waits keep its partitions, and nobody would meter them.
+    """
+
+    def __init__(self, kafka: Mapping[str, str]) -> None:
+        self._faults = ConnectionFaults()
+        self.admin = AdminClient({**kafka, "error_cb": self._faults})
+
+    def answers(self, asked: Mapping[Any, Future[Any]]) -> dict[Any, Any]:
+        """The answers, once all are there; raises KafkaException, and Permanent where we are refused."""
+        while not all(future.done() for future in asked.values()):
+            self._listen(_ANSWER_SECONDS)
+        return {name: future.result() for name, future in asked.items()}
+
+    def topics(self) -> dict[str, TopicMetadata]:
+        """Every topic one may see, by name; raises as `answers` does."""
+        try:
+            return self.admin.list_topics(timeout=METADATA_SECONDS).topics  # type: ignore[no-any-return]
+        except KafkaException:
+            self._listen(0)
+            raise
+
+    def _listen(self, seconds: float) -> None:
+        self.admin.poll(seconds)
+        if self._faults.is_lasting:
+            raise Permanent(f"Kafka does not let this worker in any more ({self._faults.text()})")
+
+
 class Connection:
     """How one client reaches Kafka, and what it was told when it could not."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._said: KafkaError | None = None
-        self._is_lasting = False
+        self._faults = ConnectionFaults()
 
     def configuration(self) -> dict[str, Any]:
         """Librdkafka's configuration, for one client; its own options go over it."""
-        return {**kafka_configuration(self._settings), "log_level": 2, "error_cb": self._note}
+        return {**kafka_configuration(self._settings), "log_level": 2, "error_cb": self._faults}
 
     def metadata(
         self, client: KafkaClient, topic: str | None = None, timeout_seconds: float = METADATA_SECONDS
@@ -67,7 +123,7 @@ class Connection:
                 # What librdkafka was told comes with its callbacks.
                 client.poll(0)
                 seconds = end - monotonic()
-                if self._is_lasting or seconds <= 0:
+                if self._faults.is_lasting or seconds <= 0:
                     raise self.error(error) from error
 
     def topic_partitions(self, client: KafkaClient, topic: str) -> int:
@@ -88,14 +144,15 @@ class Connection:
 
     def error(self, error: KafkaException) -> MsgmeterError:
         """The error for a person, of what a client raised and what it was told before."""
-        said = _text(self._said or error.args[0])
-        if not self._is_lasting or self._said is None:
+        faults = self._faults
+        said = faults.text(error.args[0].str())
+        if not faults.is_lasting or faults.last is None:
             return Transient(
                 f"No broker answers at {self._settings.kafka} ({said});"
                 " is `make run` running, or MSGMETER_KAFKA or MSGMETER_KAFKA_SECURITY wrong?",
                 retry_after_seconds=_RETRY_SECONDS,
             )
-        if self._said.code() == KafkaError._AUTHENTICATION:  # noqa: SLF001 - its name
+        if faults.last.code() == KafkaError._AUTHENTICATION:  # noqa: SLF001 - its name
             return Permanent(
                 f"Kafka at {self._settings.kafka} refuses the login of {self._who} ({said}):"
                 " check MSGMETER_KAFKA_USER, MSGMETER_KAFKA_PASSWORD and MSGMETER_KAFKA_SASL_MECHANISM"
@@ -104,13 +161,6 @@ class Connection:
             f"No TLS connection to Kafka at {self._settings.kafka} ({said}): check MSGMETER_KAFKA_SECURITY,"
             " MSGMETER_KAFKA_CA, MSGMETER_KAFKA_CERTIFICATE and MSGMETER_KAFKA_KEY"
         )
-
-    def _note(self, error: KafkaError) -> None:
-        """Librdkafka's callback: keeps the last fault that trying again does not cure, else the last of all."""
-        # A certificate that the broker refuses is told as an alert, which comes when the handshake is over.
-        is_lasting = error.code() in _LASTING or "SSL routines" in error.str()
-        if error.code() != KafkaError._ALL_BROKERS_DOWN and (is_lasting or not self._is_lasting):  # noqa: SLF001
-            self._said, self._is_lasting = error, is_lasting
 
     @property
     def _who(self) -> str:
@@ -144,8 +194,3 @@ def kafka_tls(settings: Settings) -> ssl.SSLContext | None:
     if settings.kafka_certificate:
         context.load_cert_chain(settings.kafka_certificate, settings.kafka_key)
     return context
-
-
-def _text(error: KafkaError) -> str:
-    """What is said of a fault, without the URL before it and the milliseconds behind it."""
-    return _AROUND.sub("", " ".join(error.str().split()))[:_SAID_CHARACTERS]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
+from pipeline.access import COMMAND_LINE_GROUP
 from pipeline.errors import Transient
 from pipeline.kafka_clients import Connection
 from pipeline.settings import Settings
@@ -58,8 +59,7 @@ class TopicReader:
         self._topic = topic
         self._connection = Connection(settings)
         # A group is never joined, but the client wants a name.
-        group = f"{settings.application}-command-line"
-        self._consumer = Consumer(_configured(self._connection, group))
+        self._consumer = Consumer(_configured(self._connection, COMMAND_LINE_GROUP))
         self.partitions = self._connection.topic_partitions(self._consumer, topic)
 
     def bounds(self, partition: int) -> Span:

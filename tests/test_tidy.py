@@ -12,6 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from pipeline.access import permissions
 from pipeline.cli import main
 from pipeline.cli.refusal_meanings import MEANINGS
 from pipeline.clickhouse.client import Table
@@ -36,8 +37,8 @@ MAY_IMPORT = {
     "clickhouse": {"core", "clickhouse", "errors"},
     "embedded": {"embedded", "errors"},
     "stream": {
-        "core", "data", "clickhouse", "clickhouse_clients", "errors", "kafka_clients", "settings", "rules", "topics",
-        "metrics", "stream",
+        "access", "clickhouse", "clickhouse_clients", "core", "data", "errors", "kafka_clients", "metrics", "rules",
+        "settings", "stream", "topics",
     },
 }  # fmt: skip
 """Which parts of `pipeline` a folder may import. What is not named here is the edge, which may import all."""
@@ -224,6 +225,15 @@ def test_the_readme_lists_every_setting() -> None:
         for name, default, meaning in describe_settings()
     ]
     assert "\n".join(expected) in _section("Settings"), "paste this:\n" + "\n".join(expected)
+
+
+def test_the_readme_lists_what_each_role_may_do_in_kafka() -> None:
+    expected = ["| role | topic or group | may |", "|---|---|---|"]
+    for each in permissions(Settings()):
+        names = ", ".join(f"`{name}{'*' if each.is_prefix else ''}`" for name in each.names)
+        kind = "group " if each.resource == "group" else ""
+        expected.append(f"| {each.role} | {kind}{names} | {', '.join(each.operations)} |")
+    assert "\n".join(expected) + "\n\n" in _section("Securing"), "paste this:\n" + "\n".join(expected)
 
 
 def test_the_readme_lists_every_refusal_in_the_order_of_the_checks() -> None:

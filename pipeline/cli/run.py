@@ -1,4 +1,4 @@
-"""`msgmeter worker`, `migrate`, `repartition` and `settings`."""
+"""`msgmeter worker`, `migrate`, `repartition`, `settings` and `acls`."""
 
 import logging
 
@@ -64,3 +64,16 @@ def settings() -> None:
     for name, default, meaning in describe_settings():
         table.add_row(*map(Text, (name, default, meaning)))
     Console(markup=False).print(table)
+
+
+@click.command()
+def acls() -> None:
+    """List the calls of kafka-acls.sh that let each role do what it needs, and no more.
+
+    Users are named like roles here; name yours instead. admin.properties holds an administrator's login.
+    """
+    from pipeline.access import acl_command, permissions  # noqa: PLC0415 - Kafka's client is not wanted by `settings`
+
+    settings = load_settings()
+    for permission in permissions(settings):
+        click.echo(acl_command(permission, settings.kafka))

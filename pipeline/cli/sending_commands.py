@@ -21,6 +21,7 @@ import msgspec
 import orjson
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from pipeline.access import COMMAND_LINE_GROUP
 from pipeline.cli.answers import grouped, show_facts
 from pipeline.cli.refusal_meanings import explained
 from pipeline.cli.traffic import INSTANT, now
@@ -76,7 +77,7 @@ class ResultReader:
             {
                 **self._connection.configuration(),
                 # A group is never joined, but the client wants a name.
-                "group.id": f"{settings.application}-command-line",
+                "group.id": COMMAND_LINE_GROUP,
                 "enable.auto.commit": False,
             }
         )

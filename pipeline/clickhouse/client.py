@@ -325,9 +325,11 @@ def _naming(address: str) -> Iterator[None]:
             text = f"No TLS connection to ClickHouse at {address} ({_root_text(error)}): check"
             text += " MSGMETER_CLICKHOUSE_CA, MSGMETER_CLICKHOUSE_CERTIFICATE and MSGMETER_CLICKHOUSE_KEY"
             raise Permanent(text) from error.__cause__
+        # A server that wants a certificate may just hang up on us, as one does that is about to stop.
+        also = " or MSGMETER_CLICKHOUSE_CERTIFICATE" if address.startswith("https:") else ""
         text = (
             f"No ClickHouse answers at {address} ({_root_text(error)});"
-            " is `make run` running, or MSGMETER_CLICKHOUSE wrong?"
+            f" is `make run` running, or MSGMETER_CLICKHOUSE{also} wrong?"
         )
         raise Transient(text, retry_after_seconds=error.retry_after_seconds) from error.__cause__
 

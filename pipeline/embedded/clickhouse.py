@@ -7,6 +7,7 @@ is there after `kill()` and `start()` in the same directory.
 from __future__ import annotations
 
 import http.client
+import socket
 import sys
 from typing import TYPE_CHECKING, Self
 
@@ -21,7 +22,8 @@ class EmbeddedClickHouse:
     """A ClickHouse engine with its HTTP interface, data in `directory`.
 
     `port` 0 takes a free one at the first start and keeps it over restarts of this object; `users`
-    is a JSON file of passwords by user name, without it everybody is let in.
+    is a JSON file of passwords by user name, without it everybody is let in. `tls` is the server's
+    certificate and key, and `client_ca` who certifies clients, where they must show certificates.
     """
 
     def __init__(
@@ -32,18 +34,22 @@ class EmbeddedClickHouse:
         host: str = LOOPBACK,
         memory_mebibytes: int = 1536,
         users: Path | None = None,
+        tls: tuple[Path, Path] | None = None,
+        client_ca: Path | None = None,
     ) -> None:
         self.directory = directory.absolute()
         self.host = host
         self.port = port
         self._memory_mebibytes = memory_mebibytes
         self._users = users
+        self._tls = tls
+        self._client_ca = client_ca
         self.process: OwnedProcess | None = None
 
     @property
     def url(self) -> str:
-        """`http://host:port`; valid once started."""
-        return f"http://{self.host}:{self.port}"
+        """`http://host:port`, or https; valid once started."""
+        return f"{'https' if self._tls else 'http'}://{self.host}:{self.port}"
 
     def start(self, deadline_seconds: float = 60) -> Self:
         """Start the front and return when it answers; StartError with the log's tail."""
@@ -62,9 +68,14 @@ class EmbeddedClickHouse:
         command += ["--directory", str(self.directory), "--host", self.host, "--port", str(port)]
         command += ["--memory-mebibytes", str(self._memory_mebibytes)]
         command += ["--users", str(self._users)] if self._users else []
+        if self._tls is not None:
+            command += ["--certificate", str(self._tls[0]), "--key", str(self._tls[1])]
+            command += ["--client-ca", str(self._client_ca)] if self._client_ca else []
         self.process = OwnedProcess("clickhouse", command, self.directory / "clickhouse.log")
         self.process.start()
-        self.process.await_ready(lambda: _answers_ping(self.host, port), deadline_seconds)
+        # With TLS it would ask for a certificate; it listens when it can serve.
+        answers = _answers_ping if self._tls is None else _listens
+        self.process.await_ready(lambda: answers(self.host, port), deadline_seconds)
 
     def stop(self, deadline_seconds: float = 20) -> None:
         """End it in order (SIGTERM), by force at the deadline; no effect when not running."""
@@ -86,6 +97,14 @@ class EmbeddedClickHouse:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def _answers_ping(host: str, port: int) -> bool:

@@ -16,6 +16,7 @@ import contextlib
 import hmac
 import json
 import logging
+import ssl
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -112,6 +113,8 @@ class Front:
         if not self._users:
             return
         user, password = clickhouse_requests.credentials(request)
+        if clickhouse_requests.is_certified(request, user):
+            return
         expected = self._users.get(user)
         # Compared for unknown users too, so that the time an answer takes names nobody.
         same = hmac.compare_digest((expected or "").encode(), password.encode())
@@ -297,10 +300,23 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--users", type=Path, help="JSON file of passwords by user; everybody without it")
+    parser.add_argument("--certificate", type=Path, help="the server's, PEM: TLS instead of plain HTTP")
+    parser.add_argument("--key", type=Path, help="the certificate's private key, PEM")
+    parser.add_argument("--client-ca", type=Path, help="asks clients for a certificate of this CA, PEM")
     parser.add_argument("--memory-mebibytes", type=int, default=1536, help="the engine refuses beyond it")
     parser.add_argument("--query-threads", type=int, default=2)
     parser.add_argument("--merge-threads", type=int, default=1)
     return parser.parse_args()
+
+
+def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ssl.SSLContext | None:
+    if certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=client_ca)
+    context.load_cert_chain(certificate, key)
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def main() -> None:
@@ -324,6 +340,7 @@ def main() -> None:
         Front(engine, users).application(),
         host=options.host,
         port=options.port,
+        ssl_context=_tls(options.certificate, options.key, options.client_ca),
         print=lambda _text: None,
         access_log=None,
         shutdown_timeout=_STOP_SECONDS,

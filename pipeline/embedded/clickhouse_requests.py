@@ -111,6 +111,15 @@ def credentials(request: web.Request) -> tuple[str, str]:
     return request.query.get("user", "default"), request.query.get("password", "")
 
 
+def is_certified(request: web.Request, user: str) -> bool:
+    """Whether the client logs in by its certificate, and that is the user's: its common name is the user."""
+    if request.headers.get("X-ClickHouse-SSL-Certificate-Auth") != "on" or request.transport is None:
+        return False
+    certificate = request.transport.get_extra_info("peercert") or {}
+    names = [value for part in certificate.get("subject", ()) for name, value in part if name == "commonName"]
+    return names == [user]
+
+
 async def read_form(request: web.Request) -> tuple[dict[str, str], list[ExternalTable]]:
     """Give all fields (of address and form) and the external tables; EngineError when too large."""
     fields = dict(request.query)

@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from pipeline.core.eras import offset_of
 from pipeline.core.kept import APPLIED_BYTES, encode_kept
 from pipeline.errors import MsgmeterError
+from pipeline.kafka_clients import Questions
 from pipeline.stream.stores import PartitionedStore
 
 MARK_KEY = b"\0written"
@@ -145,14 +145,15 @@ def committed_offsets(
 ) -> dict[int, int]:
     """The group's offset by partition, 0 where there is none; waits for as long as the broker is away.
 
+    Raises AgreementError for what waiting does not cure, and Permanent where our login or certificate is refused.
     To be asked before the end of the changelogs is: what was committed until then was written before.
     """
-    admin = AdminClient(dict(kafka))
+    questions = Questions(kafka)
     wanted = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, each) for each in partitions])
     while True:
         try:
-            asked = admin.list_consumer_group_offsets([wanted], request_timeout=_REQUEST_SECONDS)
-            found = asked[group].result().topic_partitions
+            asked = questions.admin.list_consumer_group_offsets([wanted], request_timeout=_REQUEST_SECONDS)
+            found = questions.answers(asked)[group].topic_partitions
         except KafkaException as error:
             fault = error.args[0]
             if stopped() or not (fault.retriable() or fault.code() in _PASSING):

@@ -21,10 +21,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import OffsetSpec
 
+from pipeline.access import RECOVERY_GROUP
 from pipeline.core.kept import APPLIED_BYTES, check_versions
 from pipeline.errors import MsgmeterError
+from pipeline.kafka_clients import Questions
 from pipeline.stream.notes import Notes, tombstone_note
 from pipeline.stream.stores import NOTHING, Changes, PartitionedStore, Position
 
@@ -176,15 +178,19 @@ def _applied_of_tombstone(record: Message, otherwise: bytes) -> bytes:
 def bounds_of(
     kafka: Mapping[str, str], changelogs: Iterable[TopicAndPartition], stopped: Callable[[], bool]
 ) -> dict[TopicAndPartition, Bounds]:
-    """Ask the broker what it holds, for as long as it is away; raises ChangelogError where there is nothing."""
-    admin = AdminClient(dict(kafka))
+    """Ask the broker what it holds, for as long as it is away.
+
+    Raises ChangelogError where there is nothing, and Permanent where our login or certificate is refused.
+    """
+    questions = Questions(kafka)
     wanted = list(changelogs)
     while True:
         try:
             low, high = (
-                _list_offsets(admin, wanted, spec) for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
+                _list_offsets(questions, wanted, spec)
+                for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
             )
-            topic_ids = _topic_ids(admin, {topic for topic, _ in wanted})
+            topic_ids = _topic_ids(questions, {topic for topic, _ in wanted})
         except KafkaException as error:
             if stopped() or not _passes(error.args[0]):
                 reason = error.args[0].str()
@@ -196,16 +202,16 @@ def bounds_of(
 
 
 def _list_offsets(
-    admin: AdminClient, wanted: list[TopicAndPartition], spec: OffsetSpec
+    questions: Questions, wanted: list[TopicAndPartition], spec: OffsetSpec
 ) -> dict[TopicAndPartition, int]:
     asked = {TopicPartition(topic, partition): spec for topic, partition in wanted}
-    futures = admin.list_offsets(asked, request_timeout=_REQUEST_SECONDS)
-    return {(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+    answers = questions.answers(questions.admin.list_offsets(asked, request_timeout=_REQUEST_SECONDS))
+    return {(tp.topic, tp.partition): answer.offset for tp, answer in answers.items()}
 
 
-def _topic_ids(admin: AdminClient, topics: Iterable[str]) -> dict[str, bytes]:
-    asked = admin.describe_topics(TopicCollection(list(topics)), request_timeout=_REQUEST_SECONDS)
-    ids = {name: future.result().topic_id for name, future in asked.items()}
+def _topic_ids(questions: Questions, topics: Iterable[str]) -> dict[str, bytes]:
+    asked = questions.admin.describe_topics(TopicCollection(list(topics)), request_timeout=_REQUEST_SECONDS)
+    ids = {name: answer.topic_id for name, answer in questions.answers(asked).items()}
     return {
         name: _TOPIC_ID.pack(each.get_most_significant_bits(), each.get_least_significant_bits())
         for name, each in ids.items()
@@ -217,12 +223,13 @@ def check_alike(
 ) -> None:
     """Raises ChangelogError where the source has got other partitions than the changelogs since the worker began.
 
-    Its tenants then live elsewhere, and whoever folded on would count them in two places. Waits for a broker.
+    Its tenants then live elsewhere, and whoever folded on would count them in two places. Waits for a broker; raises
+    Permanent where our login or certificate is refused.
     """
-    admin = AdminClient(dict(kafka))
+    questions = Questions(kafka)
     while True:
         try:
-            there = admin.list_topics(timeout=_REQUEST_SECONDS).topics
+            there = questions.topics()
         except KafkaException as error:
             if stopped() or not _passes(error.args[0]):
                 raise ChangelogError(f"the broker does not tell its topics: {error.args[0].str()}") from error
@@ -277,7 +284,7 @@ def read_changelogs(
     if not starts or stopped():
         return
     # Never joins a group; librdkafka wants a name all the same.
-    consumer = Consumer({**_CONSUMER, "group.id": "msgmeter-recovery", **kafka})
+    consumer = Consumer({**_CONSUMER, "group.id": RECOVERY_GROUP, **kafka})
     try:
         consumer.assign(
             [TopicPartition(topic, partition, offset) for (topic, partition), offset in starts.items()]
