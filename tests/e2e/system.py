@@ -6,7 +6,7 @@ the end. Knows nothing of a worker's inside: progress is what the group has comm
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,19 @@ class System:
         apply_migrations(client)
         client.close()
 
-    def worker(self, name: str = "worker", module: str = "pipeline", **changes: Any) -> WorkerProcess:
+    def worker(
+        self,
+        name: str = "worker",
+        *,
+        module: str = "pipeline",
+        prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        **changes: Any,
+    ) -> WorkerProcess:
         """A worker that is not started yet, with state files of its own; `changes` are settings."""
-        settings = replace(self.settings, state_directory=self.directory / name, metrics_port=0, **changes)
-        worker = WorkerProcess(name, self.directory, environment_of(settings), module)
+        given = {"state_directory": self.directory / name, "metrics_port": 0, **changes}
+        variables = environment_of(replace(self.settings, **given)) | dict(environment or {})
+        worker = WorkerProcess(name, self.directory, variables, module=module, prefix=prefix)
         self.workers.append(worker)
         return worker
 

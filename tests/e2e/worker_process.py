@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.embedded.owned import OwnedProcess
@@ -21,15 +21,23 @@ _READY = "worker ready:"
 
 
 class WorkerProcess:
-    """`python -m pipeline worker`; started, killed and started again under the same name and directory."""
+    """`python -m pipeline worker`; started, killed and started again under the same name and directory.
+
+    `module` is run in its place, and `prefix` goes before the command, such as `ip netns exec`.
+    """
 
     def __init__(
-        self, name: str, directory: Path, environment: Mapping[str, str], module: str = "pipeline"
+        self,
+        name: str,
+        directory: Path,
+        environment: Mapping[str, str],
+        *,
+        module: str = "pipeline",
+        prefix: Sequence[str] = (),
     ) -> None:
         self.name = name
-        self._process = OwnedProcess(
-            name, [sys.executable, "-m", module, "worker"], directory / f"{name}.log", environment
-        )
+        command = [*prefix, sys.executable, "-m", module, "worker"]
+        self._process = OwnedProcess(name, command, directory / f"{name}.log", environment)
         self._life_begins = 0
 
     def start(self) -> "WorkerProcess":
@@ -65,6 +73,17 @@ class WorkerProcess:
     def wait(self, deadline_seconds: float = 60) -> int | None:
         """The exit code once it has ended; none when it still runs at the deadline."""
         return self._process.wait(deadline_seconds)
+
+    @property
+    def pid(self) -> int:
+        """Of the present or last life."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it stands still, as after SIGSTOP."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].startswith("T")
 
     @property
     def is_running(self) -> bool:
@@ -147,5 +166,4 @@ class WorkerProcess:
             time.sleep(_POLL_SECONDS)
 
     def _signal(self, number: signal.Signals) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        os.kill(self.pid, number)
