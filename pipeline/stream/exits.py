@@ -30,6 +30,8 @@ class ExitCode(enum.IntEnum):
     """The event loop, or the whole process, stood still for too long (mend G)."""
     RECOVERY_FAILED = 74
     """Tables could not be brought up to date (mend A)."""
+    DISK_FULL = 75
+    """There was no room for the tables' files."""
 
 
 # A thread that died or hangs inside a log handler holds its lock, and a full pipe blocks every write.

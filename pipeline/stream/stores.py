@@ -31,6 +31,7 @@ from faust.stores import rocksdb as faust_rocksdb
 import pipeline.stream.pins  # noqa: F401 - builds on private parts of Faust's stores
 from pipeline.core import kept
 from pipeline.errors import MsgmeterError
+from pipeline.stream.disk import full_disk_ends_process
 from pipeline.stream.notes import Notes
 from pipeline.stream.rocksdb_files import PartitionOptions, is_locked, said, shared_timer
 
@@ -252,7 +253,7 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
         return NOTHING
 
     def _open_for_partition(self, partition: int) -> Any:
-        with shared_timer.opening():
+        with shared_timer.opening(), full_disk_ends_process(self.partition_path(partition)):
             return super()._open_for_partition(partition)
 
     def close_partition(self, partition: int) -> None:
@@ -355,7 +356,8 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
         )
         batch.put(_POSITION_KEY, head + position.floor)
         try:
-            self._dbs[partition].write(batch, disable_wal=True)
+            with full_disk_ends_process(self.partition_path(partition)):
+                self._dbs[partition].write(batch, disable_wal=True)
         except rocksdb.errors.Corruption as error:
             raise self._damaged(partition, error) from error
 

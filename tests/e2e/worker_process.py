@@ -18,6 +18,7 @@ from pipeline.embedded.owned import OwnedProcess
 _POLL_SECONDS = 0.1
 _METRICS_ADDRESS = re.compile(r"metrics on (http://\S+)")
 _READY = "worker ready:"
+_ASSIGNED = re.compile(rf"{_READY} (\d+) partitions")
 
 
 class WorkerProcess:
@@ -139,6 +140,10 @@ class WorkerProcess:
     def rebalances(self) -> int:
         """How often partitions were assigned to the present life."""
         return self.log().count(_READY)
+
+    def assigned(self) -> int:
+        """Partitions it was given at the last rebalance of the present life, and has recovered."""
+        return int((_ASSIGNED.findall(self.log()) or ["0"])[-1])
 
     def await_ready(self, deadline_seconds: float = 120) -> None:
         """Returns when partitions were assigned and tables are recovered."""

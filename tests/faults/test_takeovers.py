@@ -33,9 +33,7 @@ def assert_agreement(system: System, log: list[LogRecord]) -> None:
 
 
 def await_all_partitions(worker: WorkerProcess, system: System) -> None:
-    worker.await_condition(
-        lambda: worker.metric("partitions_owned") == system.settings.partitions, "owned all partitions"
-    )
+    worker.await_condition(lambda: worker.assigned() == system.settings.partitions, "owned all partitions")
 
 
 def await_noticed(worker: WorkerProcess, system: System) -> None:

@@ -1,0 +1,101 @@
+# ruff: noqa: T201 - the seed of a run is shown when it fails, or with -s.
+"""The network between a worker and its servers is cut in two and heals: whoever is on which side, totals agree."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from pipeline.embedded.broker import EmbeddedBroker
+from pipeline.embedded.clickhouse import EmbeddedClickHouse
+from pipeline.logfile import LogRecord
+from pipeline.traffic import Traffic
+from tests.e2e.conftest import MakeSystem
+from tests.e2e.system import System, log_now
+from tests.e2e.worker_process import WorkerProcess
+from tests.faults.network import Network, may_make_networks, network
+
+SEED = int(os.environ.get("FAULTS_SEED", str(Random().getrandbits(32))))
+PACE = 500
+"""Records per second."""
+
+_refused = may_make_networks()
+pytestmark = pytest.mark.skipif(bool(_refused), reason=f"this machine lets us make no network: {_refused}")
+
+
+@pytest.fixture
+def cable() -> Iterator[Network]:
+    with network() as made:
+        yield made
+
+
+@pytest.fixture
+def far_broker(cable: Network, tmp_path: Path) -> Iterator[EmbeddedBroker]:
+    with EmbeddedBroker(tmp_path / "broker", host=cable.servers[0]) as running:
+        yield running
+        running.kill()
+
+
+@pytest.fixture
+def far_clickhouse(cable: Network, tmp_path: Path) -> Iterator[EmbeddedClickHouse]:
+    with EmbeddedClickHouse(tmp_path / "clickhouse", host=cable.servers[1]) as running:
+        yield running
+        running.kill()
+
+
+def await_takeover(worker: WorkerProcess, system: System) -> None:
+    worker.await_condition(lambda: worker.assigned() == system.settings.partitions, "owned all partitions")
+
+
+def await_back(worker: WorkerProcess, system: System, rebalances: int) -> None:
+    """It has joined again, or has ended by itself and is started as a supervisor would."""
+    system.await_condition(
+        lambda: not worker.is_running or worker.rebalances() > rebalances, "the cut worker was back"
+    )
+    print(f"{worker.name}: {worker.exit_code}, {worker.rebalances()} rebalances")
+    if not worker.is_running:
+        worker.start()
+        worker.await_ready()
+
+
+@pytest.mark.timeout(600)
+def test_a_worker_that_is_cut_from_kafka_and_then_from_both_changes_nothing(
+    cable: Network, far_broker: EmbeddedBroker, far_clickhouse: EmbeddedClickHouse, make_system: MakeSystem
+) -> None:
+    print(f"FAULTS_SEED={SEED}")
+    system = make_system(kafka=far_broker.bootstrap_servers, clickhouse=f"{far_clickhouse.url}/default")
+    log = log_now(Traffic(start_at=0, seed=SEED, messages=9_000, tenants=150, late=0.02, purchases=0.002))
+    pieces: list[list[LogRecord]] = [log[start : start + 3_000] for start in range(0, len(log), 3_000)]
+    cut, near = system.worker("cut", prefix=cable.prefix).start(), system.worker("near")
+    gateway = system.gateway(pieces[0], PACE)
+    cut.await_ready()
+    system.await_condition(lambda: sum(system.committed().values()) > 500, "committed something")
+    stored = "SELECT count() FROM rated_messages"
+
+    # It reaches ClickHouse still, and stores late what its successor stores too.
+    (before,) = system.rows(stored)
+    cable.cut(cable.servers[0])
+    system.await_condition(lambda: system.rows(stored) > [before], "the cut worker stored what it held")
+    near.start()
+    await_takeover(near, system)
+    gateway.join()
+    system.await_all_committed()
+    rebalances = cut.rebalances()
+    cable.heal()
+    await_back(cut, system, rebalances)
+
+    system.await_condition(lambda: 0 < near.assigned() < system.settings.partitions, "both had partitions")
+    gateway = system.gateway(pieces[1], PACE)
+    rebalances = cut.rebalances()
+    cable.cut(*cable.servers, both_ways=True)
+    await_takeover(near, system)
+    gateway.join()
+    system.await_all_committed()
+    cable.heal()
+    await_back(cut, system, rebalances)
+    for piece in pieces[2:]:
+        system.gateway(piece, PACE).join()
+    system.await_all_committed()
+    system.assert_agreement(log, f"FAULTS_SEED={SEED}")
