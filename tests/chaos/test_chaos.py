@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from tests.chaos.campaign import Campaign
-from tests.chaos.deployment import deployed
+from tests.chaos.deployment import Deployment, deployed
 from tests.chaos.gateway import ChaoticGateway
 from tests.chaos.report import write_report
 from tests.chaos.verdict import judge, reconcile
@@ -64,7 +64,7 @@ def test_whatever_dies_every_message_is_counted_once(tmp_path: Path) -> None:
     assert verdict.forwarded
 
 
-def await_everything_committed(deployment, deadline_seconds: float = 300) -> None:
+def await_everything_committed(deployment: Deployment, deadline_seconds: float = 300 + 4 * KILLS) -> None:
     """Returns when the group has committed the end of the log."""
     deadline = time.monotonic() + deadline_seconds
     while deployment.system.uncommitted():
