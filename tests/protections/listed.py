@@ -5,6 +5,16 @@ from tests.protections.protection import Edit, Protection
 _CLOSING = "pipeline/stream/closing.py"
 _FOLDING = "pipeline/stream/folding.py"
 _EPOCHS = "tests/stream/test_epochs.py"
+_CHUNKS = "pipeline/stream/chunks.py"
+_CHUNKS_TEST = "tests/stream/test_chunks.py"
+_STORES = "pipeline/stream/stores.py"
+_STORES_TEST = "tests/stream/test_stores.py"
+
+
+def _without(file: str, old: str, new: str = "") -> tuple[Edit, ...]:
+    """One edit, of one place."""
+    return (Edit(file, old, new),)
+
 
 PROTECTIONS: tuple[Protection, ...] = (
     # What a kill may cut in two.
@@ -211,5 +221,90 @@ PROTECTIONS: tuple[Protection, ...] = (
             ),
         ),
         test="tests/stream/test_mends_endings.py::test_a_process_that_was_paused_ends_when_it_wakes",
+    ),
+    Protection(
+        fault="a log lost its end and goes on before what was committed",
+        keeps="it is not read from its beginning as if all were repeated",
+        edits=_without(_CHUNKS, "if chunk.start_offset < expected:", "if False:"),
+        test=f"{_CHUNKS_TEST}::test_a_log_that_ends_before_the_committed_offset_is_not_read_from_its_beginning",
+    ),
+    Protection(
+        fault="retention overtakes a worker that runs",
+        keeps="it ends instead of going on behind the hole",
+        edits=_without(_CHUNKS, "if chunk.start_offset > expected:", "if False:"),
+        test=f"{_CHUNKS_TEST}::test_a_reader_that_retention_overtakes_ends_instead_of_going_on_behind_the_hole",
+    ),
+    Protection(
+        fault="a gateway aborts a transaction",
+        keeps="aborted records are not read",
+        edits=_without(
+            "pipeline/stream/fetching.py",
+            'consumer._isolation_level = "read_committed"',
+            'consumer._isolation_level = "read_uncommitted"',
+        ),
+        test=f"{_CHUNKS_TEST}::test_transaction_markers_and_aborted_records_are_the_only_holes",
+    ),
+    Protection(
+        fault="the last broker that has a record dies",
+        keeps="no leader is elected that lacks it",
+        edits=_without("pipeline/topics.py", '        "unclean.leader.election.enable": "false",\n'),
+        test="tests/contracts/test_kafka_cluster.py"
+        "::test_migrate_gives_every_topic_three_replicas_of_which_two_must_have_a_write",
+    ),
+    # State that is kept.
+    Protection(
+        fault="a worker that has lost a partition appends old values",
+        keeps="of two values of a key the one that has applied more of the log wins, wherever it stands",
+        edits=_without(
+            "pipeline/stream/changelog.py",
+            "if applied < held_applied or (held is None and applied == held_applied and value is not None):",
+            "if False:",
+        ),
+        test="tests/stream/test_tables.py"
+        "::test_an_older_value_behind_a_newer_one_loses_and_the_newer_one_is_written_again",
+    ),
+    Protection(
+        fault="a newer program has written a changelog",
+        keeps="nothing of it is taken up",
+        edits=_without("pipeline/stream/changelog.py", "        check_versions(changes.values())\n"),
+        test=f"{_STORES_TEST}::test_a_newer_value_in_a_changelog_stops_the_replay_before_anything_of_its_batch_is_stored",
+    ),
+    Protection(
+        fault="a newer program has written the local files",
+        keeps="they are left alone",
+        edits=_without(_STORES, "if version > kept.STATE_VERSION:", "if False:"),
+        test=f"{_STORES_TEST}::test_a_file_that_a_newer_program_wrote_is_refused_when_it_is_opened_and_left_alone",
+    ),
+    Protection(
+        fault="a disk flips a bit",
+        keeps="a damaged value is never given",
+        edits=_without(_STORES, "return get(key, verify_checksums=True)", "return get(key)"),
+        test=f"{_STORES_TEST}::test_a_flipped_bit_is_never_given_as_a_value_and_the_file_is_rebuilt_when_it_is_opened_next",
+    ),
+    Protection(
+        fault="local files are of another changelog",
+        keeps="they are rebuilt",
+        edits=_without(_STORES, " and changelog != stored_changelog", " and False"),
+        test=f"{_STORES_TEST}"
+        "::test_a_file_that_is_not_of_this_changelog_is_rebuilt_and_one_warning_says_which_and_why",
+    ),
+    Protection(
+        fault="a changelog is behind the committed offset",
+        keeps="the worker stops before it folds, and says to which offset to go back",
+        edits=_without(
+            "pipeline/stream/tables.py", "        changes = {**changes, MARK_KEY: mark_of(applied_offset)}\n"
+        ),
+        test="tests/stream/test_damaged_state.py"
+        "::test_offsets_moved_ahead_of_the_tables_stop_a_worker_and_moved_back_it_counts_exactly",
+    ),
+    Protection(
+        fault="the database lacks a migration",
+        keeps="a worker does not join",
+        edits=_without(
+            "pipeline/clickhouse/migrate.py",
+            "if lacking := [migration.name for migration in migrations[len(recorded) :]]:",
+            "if lacking := []:",
+        ),
+        test="tests/contracts/test_worker_start.py::test_only_a_database_with_exactly_its_own_migrations_is_taken",
     ),
 )
