@@ -54,15 +54,27 @@ _CONSUMER = {
     "fetch.queue.backoff.ms": 5,
     "fetch.wait.max.ms": 50,
 }
-# `KafkaError.retriable()` knows these only in answers to transactional calls.
+# `KafkaError.retriable()` knows these only in answers to transactional calls. While brokers die and leaders move, a
+# broker answers with any of them, the epochs included. Source: Kafka, protocol guide, "Retriable" error codes.
 _PASSING = frozenset(
     {
         KafkaError._TRANSPORT,
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._TIMED_OUT,
         KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.KAFKA_STORAGE_ERROR,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.ELIGIBLE_LEADERS_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     }
 )
 
@@ -192,7 +204,7 @@ def bounds_of(
             )
             topic_ids = _topic_ids(questions, {topic for topic, _ in wanted})
         except KafkaException as error:
-            if stopped() or not _passes(error.args[0]):
+            if stopped() or not passes(error.args[0]):
                 reason = error.args[0].str()
                 raise ChangelogError(
                     f"no changelog to read ({reason}); has `msgmeter migrate` run?"
@@ -231,7 +243,7 @@ def check_alike(
         try:
             there = questions.topics()
         except KafkaException as error:
-            if stopped() or not _passes(error.args[0]):
+            if stopped() or not passes(error.args[0]):
                 raise ChangelogError(f"the broker does not tell its topics: {error.args[0].str()}") from error
         else:
             break
@@ -328,11 +340,11 @@ def _is_end(error: KafkaError) -> bool:
     """Tell the end of a partition from a fault that passes; raises ChangelogError for one that does not."""
     if error.code() == KafkaError._PARTITION_EOF:
         return True
-    if _passes(error):
+    if passes(error):
         return False
     raise ChangelogError(f"a changelog cannot be read: {error.str()}")
 
 
-def _passes(error: KafkaError) -> bool:
+def passes(error: KafkaError) -> bool:
     """Tell whether waiting cures a fault: the broker is away, or another one is about to lead."""
     return error.retriable() or error.code() in _PASSING
