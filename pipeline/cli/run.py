@@ -4,7 +4,7 @@ import logging
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from pipeline.settings import describe_settings, load_settings
@@ -60,7 +60,7 @@ def repartition(partitions: int) -> None:
 @click.command()
 def settings() -> None:
     """List every setting with its default."""
-    table = Table("environment variable", "default", "meaning", box=None)
+    table = Table(Column("environment variable", no_wrap=True), "default", "meaning", box=None)
     for name, default, meaning in describe_settings():
         table.add_row(*map(Text, (name, default, meaning)))
     Console(markup=False).print(table)

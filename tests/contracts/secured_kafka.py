@@ -9,6 +9,7 @@ from argparse import ArgumentParser
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import orjson
 from certificates import Authority
@@ -128,6 +129,14 @@ class SecuredKafka:
         else:
             given |= {"kafka_user": role, "kafka_password": self.password(role)}
         return Settings(**{**given, **changes})
+
+
+def assert_no_secret(text: str, settings: Settings) -> None:
+    """Fails where a text shows a secret of the settings, in whatever spelling it was given."""
+    password = urlsplit(settings.clickhouse).password or ""
+    hidden = {getattr(settings, each.name) for each in fields(Settings) if each.metadata["is_secret"]}
+    hidden |= {password, unquote(password)}
+    assert [secret for secret in hidden if secret and secret in text] == []
 
 
 def environment_of(settings: Settings) -> dict[str, str]:

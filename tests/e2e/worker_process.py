@@ -132,6 +132,10 @@ class WorkerProcess:
         """One metric without labels; 0 where there is none yet."""
         return self.metrics().get(f"msgmeter_{name}", 0.0)
 
+    def command_line(self) -> str:
+        """What everybody on the machine sees of it."""
+        return Path(f"/proc/{self._process.pid}/cmdline").read_text()
+
     def memory_bytes(self) -> int:
         """Resident memory."""
         pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
