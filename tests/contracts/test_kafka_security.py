@@ -108,6 +108,8 @@ def test_every_part_works_with_its_own_login_or_certificate_and_no_more_than_its
         "starter",
         "--effective-at",
         "2025-10-01T00:00:00Z",
+        "--wait-seconds",
+        "90",
     )
     assert "accepted" in answer
     # Their refusals are published with their epoch.
