@@ -307,4 +307,59 @@ PROTECTIONS: tuple[Protection, ...] = (
         ),
         test="tests/contracts/test_worker_start.py::test_only_a_database_with_exactly_its_own_migrations_is_taken",
     ),
+    Protection(
+        fault="a standby reads what a zombie wrote, and takes over later",
+        keeps="the newer value is written again when it does",
+        edits=_without(
+            "pipeline/stream/changelog.py", "self._notes = store.notes_of(partition)", "self._notes = Notes()"
+        ),
+        test="tests/stream/test_standbys.py::test_an_older_value_that_a_standby_reads_is_written_over_when_it_takes_over",
+    ),
+    Protection(
+        fault="a partition goes away while its identities are taken up in a thread",
+        keeps="nothing of it is folded",
+        edits=_without(
+            _FOLDING,
+            "        if not self._may_fold(partition, generation_id):\n            return None  # Lost meanwhile",
+            "        if False:\n            return None  # Lost meanwhile",
+        ),
+        test=f"{_EPOCHS}::test_a_partition_that_goes_while_it_is_taken_up_is_not_folded",
+    ),
+    # More partitions.
+    Protection(
+        fault="the group's offsets are forgotten after partitions were added",
+        keeps="records of the era before are not folded again",
+        edits=_without(_FOLDING, "if chunk.start_offset < first_offset:", "if False:"),
+        test=f"{_EPOCHS}::test_records_of_the_era_before_are_not_folded_when_the_groups_offsets_were_forgotten",
+    ),
+    Protection(
+        fault="somebody adds partitions with Kafka's own tools",
+        keeps="a worker ends before it looks for tenants where they do not live",
+        edits=_without("pipeline/stream/changelog.py", "if len(set(counts.values())) > 1:", "if False:"),
+        test="tests/stream/test_mends_endings.py"
+        "::test_a_worker_ends_where_the_log_has_other_partitions_than_its_state",
+    ),
+    Protection(
+        fault="a worker starts while partitions are being added",
+        keeps="it ends and says so",
+        edits=_without("pipeline/eras.py", 'if eras and eras[-1].state == "begun":', "if False:"),
+        test="tests/contracts/test_eras.py::test_nobody_runs_while_a_change_is_not_finished",
+    ),
+    # Who looks.
+    Protection(
+        fault="reconcile looks while workers are ahead of what they have committed",
+        keeps="what is not committed yet is never called a difference",
+        edits=_without(
+            "pipeline/core/log_comparison.py",
+            "if row.version >= self._committed:",
+            "if row.version > 10**18:",
+        ),
+        test="tests/core/test_reconciliation.py::test_wherever_a_worker_stands_or_dies_nothing_differs",
+    ),
+    Protection(
+        fault="a leader has just moved when a worker recovers",
+        keeps="it asks again instead of ending",
+        edits=_without("pipeline/stream/changelog.py", "        KafkaError.FENCED_LEADER_EPOCH,\n"),
+        test="tests/stream/test_passing_faults.py::test_brokers_that_die_and_leaders_that_move_are_waited_out",
+    ),
 )
