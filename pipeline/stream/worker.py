@@ -1,6 +1,7 @@
 """Runs one worker until it is told to stop: `msgmeter worker`."""
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -22,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 def run_worker(settings: Settings, era: Era) -> None:
     """Meters until SIGINT or SIGTERM; then stores what is open and leaves the group. `settings` are of the era."""
+    # A fault in one of the libraries' C code ends the process without a word; its stacks then go to the log.
+    faulthandler.enable()
     for name in ("command_key", "counterparty_key"):
         if getattr(settings, name) == DEVELOPMENT_KEY:
             _log.warning(
