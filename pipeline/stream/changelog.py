@@ -145,7 +145,7 @@ class PartitionReplay:
                 noted.add(key)
                 continue
             changes[key] = value
-            if value is None:
+            if value is None and applied:  # None is known where nothing is, and somebody else deleted it.
                 tombstones[key] = tombstone_note(applied, record.timestamp()[1])
                 noted.add(key)
             elif tombstones and tombstones.pop(key, None) is not None:
@@ -172,7 +172,9 @@ class PartitionReplay:
         repeated = {}
         for key in self._notes.outdated:
             value = self._lookup(key)
-            repeated[key] = (value, self._absent_since(key) if value is None else value[:APPLIED_BYTES])
+            applied = self._absent_since(key) if value is None else value[:APPLIED_BYTES]
+            assert len(applied) == APPLIED_BYTES, "a repetition without its applied offset would lose again"
+            repeated[key] = (value, applied)
         return repeated
 
     def repeated(self, keys: Collection[bytes], next_offset: int) -> None:

@@ -38,9 +38,16 @@ class Notes:
         return superseded.union(covered)
 
     def forget_deleted_before(self, instant: int) -> list[bytes]:
-        """Drop the notes of tombstones that were appended before this instant, and give their keys."""
+        """Drop the notes of tombstones that were appended before this instant, and give their keys.
+
+        Not of a key whose deletion has to be repeated: the repetition needs to tell as of when.
+        """
         limit = instant.to_bytes(_INSTANT_BYTES, "big")
-        forgotten = [key for key, note in self.tombstones.items() if note[APPLIED_BYTES:] < limit]
+        forgotten = [
+            key
+            for key, note in self.tombstones.items()
+            if note[APPLIED_BYTES:] < limit and key not in self.outdated
+        ]
         for key in forgotten:
             del self.tombstones[key]
         return forgotten

@@ -200,6 +200,7 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
         while True:
             try:
                 position, stored_at_ms, stored_changelog = self._stored_position(partition)
+                notes = self._notes.get(partition) or self._stored_notes(partition)
             except rocksdb.errors.Error as error:
                 if not is_locked(error):
                     return self._begin_anew(partition, f"it cannot be read: {said(error)}")
@@ -215,21 +216,26 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
             return self._begin_anew(partition, f"it was last changed {stored_at_ms} ms after 1970")
         if _UNKNOWN_CHANGELOG not in (changelog, stored_changelog) and changelog != stored_changelog:
             return self._begin_anew(partition, "it is of another topic, or of one that was made anew since")
-        if partition not in self._notes:
-            self._notes[partition] = Notes(
-                dict(self._stored_notes(partition, _TOMBSTONE_KEYS)),
-                {key for key, _ in self._stored_notes(partition, _OUTDATED_KEYS)},
-            )
+        self._notes[partition] = notes
         return position
 
-    def _stored_notes(self, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Give the notes of one kind in a partition's file, by the key that they are about."""
-        cursor = self._dbs[partition].iteritems()
-        cursor.seek(prefix)
-        for key, note in cursor:
-            if not key.startswith(prefix):
-                return
-            yield key[len(prefix) :], note
+    def _stored_notes(self, partition: int) -> Notes:
+        """Give the notes in a partition's file, which is open."""
+        tombstones = dict(self._stored_notes_of_kind(partition, _TOMBSTONE_KEYS))
+        return Notes(tombstones, {key for key, _ in self._stored_notes_of_kind(partition, _OUTDATED_KEYS)})
+
+    def _stored_notes_of_kind(self, partition: int, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Give the notes of one kind, by the key that they are about."""
+        cursor = self._dbs[partition].iteritems(verify_checksums=True)
+        try:
+            cursor.seek(prefix)
+            for key, note in cursor:
+                if not key.startswith(prefix):
+                    return
+                yield key[len(prefix) :], note
+        finally:
+            # An error would keep it in its traceback, and RocksDB ends a process that closes a file under a cursor.
+            del cursor
 
     def _stored_position(self, partition: int) -> tuple[Position, int, bytes]:
         """Give the position in a partition's file, when it was stored and of which changelog.

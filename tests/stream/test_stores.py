@@ -19,7 +19,8 @@ from table_scene import value
 
 from pipeline.core import kept
 from pipeline.core.kept import STATE_VERSION, StateVersionError
-from pipeline.stream.changelog import Bounds, PartitionReplay, trusted_position
+from pipeline.stream.changelog import APPLIED_HEADER, Bounds, PartitionReplay, trusted_position
+from pipeline.stream.notes import tombstone_note
 from pipeline.stream.stores import NOTHING, DamagedFileError, PartitionedStore, Position, RocksStore
 from pipeline.stream.tables import ChangelogTable
 
@@ -79,6 +80,8 @@ class Record(NamedTuple):
     at: int
     name: bytes
     content: bytes | None
+    applied: int | None = None
+    """What the header of a tombstone says."""
 
     def offset(self) -> int:
         return self.at
@@ -90,7 +93,7 @@ class Record(NamedTuple):
         return self.content
 
     def headers(self) -> list[tuple[str, bytes]]:
-        return []
+        return [] if self.applied is None else [(APPLIED_HEADER, self.applied.to_bytes(8, "big"))]
 
     def timestamp(self) -> tuple[int, int]:
         return 1, self.at
@@ -170,6 +173,32 @@ def test_a_file_that_is_not_of_this_changelog_is_rebuilt_and_one_warning_says_wh
     assert not dict(store.items_of(0))
     [warning] = caplog.messages
     assert warning == f"state: partition 0 is rebuilt from its changelog: {reason}"
+
+
+def test_a_deletion_is_remembered_for_as_long_as_it_has_to_be_repeated(opened: Open) -> None:
+    store = opened("memory")
+    trusted_position(store, 0, bounds(9))
+    replay = PartitionReplay(store, 0)
+    records: list[Any] = [
+        Record(0, b"k", None, applied=150),
+        Record(1, b"l", None, applied=150),
+        Record(2, b"k", value(140)),
+    ]
+    replay.take(records)
+    replay.forget_deleted_before(10_000)
+    assert set(store.notes_of(0).tombstones) == {b"k"}
+    assert replay.winners_to_repeat() == {b"k": (None, (150).to_bytes(8, "big"))}
+    replay.repeated([b"k"], 4)
+    replay.forget_deleted_before(10_000)
+    assert not store.notes_of(0).tombstones
+
+
+def test_what_somebody_else_deletes_where_nothing_is_known_keeps_no_value_out(opened: Open) -> None:
+    store = opened("memory")
+    trusted_position(store, 0, bounds(9))
+    records: list[Any] = [Record(1_700_000_000_000, b"k", None), Record(1_700_000_000_001, b"k", value(5))]
+    PartitionReplay(store, 0).take(records)
+    assert dict(store.items_of(0)) == {b"k": value(5)}
 
 
 def test_a_file_of_an_older_position_is_read_on_from_there(opened: Open) -> None:
@@ -276,6 +305,25 @@ def test_a_damaged_file_is_rebuilt_and_one_warning_says_which_and_why(
     assert re.match(
         "state: partition 0 is rebuilt from its changelog: it (cannot be read: |has no file here)", warning
     )
+
+
+def test_damaged_notes_are_never_given_and_the_file_is_rebuilt_at_once(
+    opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = opened()
+    trusted_position(store, 0, bounds(0))
+    chance = Random(1)
+    deleted = [chance.randbytes(20) for _ in range(1_500)]
+    store.notes_of(0).tombstones.update((key, tombstone_note(bytes(8), 1)) for key in deleted)
+    store.apply(0, {}, Position(9, bytes(8)), deleted)
+    store.close_partition(0)
+    # Half of its blocks: those before, and the position, can be read.
+    flip(only(file_of(store), "*.sst"), 40_000, 40_000)
+    store = opened()
+    assert trusted_position(store, 0, bounds(9)) == NOTHING
+    assert not store.notes_of(0).tombstones
+    [warning] = caplog.messages
+    assert "state: partition 0 is rebuilt from its changelog: it cannot be read: Corruption:" in warning
 
 
 def test_a_manifest_that_lost_its_end_gives_an_earlier_position_with_its_values(opened: Open) -> None:
