@@ -221,7 +221,11 @@ def create_topics(settings: Settings) -> list[str]:
         ]
         faults += _config_faults(admin, present)
         if faults:
-            raise TopicError("Topics differ from what is needed:\n" + _listed(faults))
+            raise TopicError(
+                "Topics differ from what is needed:\n"
+                + _listed(faults)
+                + _partitions_remedy(count_by_name.get(MESSAGES_RAW), settings.partitions)
+            )
         missing = [topic for topic in wanted if topic.name not in count_by_name]
         if not missing and _are_led(admin, wanted):
             return created
@@ -229,6 +233,14 @@ def create_topics(settings: Settings) -> list[str]:
         created += _create(admin, [topic for topic in missing if topic.name not in created])
         sleep(0.05)
     raise TopicError(f"Topics were created but have no leaders after {_REQUEST_SECONDS:.0f} s")
+
+
+def _partitions_remedy(found: int | None, wanted: int) -> str:
+    """What to do where the log has another number of partitions than the settings say."""
+    if found in (None, wanted):
+        return ""
+    remedy = f"\nset MSGMETER_PARTITIONS to {found}"
+    return f"{remedy}, or see `msgmeter repartition`" if wanted > found else remedy
 
 
 def _are_led(admin: AdminClient, wanted: list[Topic]) -> bool:
