@@ -259,7 +259,7 @@ def trusted_position(
     Upstream ends the worker instead, again at every restart (faust/tables/recovery.py:409, issue 158).
     """
     lacks_file = store.lacks_file(partition)
-    position = store.open_partition(partition, bounds.topic_id, waits=waits)
+    position = store.open_partition(partition, bounds.topic_id, bounds.high, waits=waits)
     reason = ""
     if position.next_offset > bounds.high:
         reason = f"it goes up to {position.next_offset}, the changelog only to {bounds.high}"
