@@ -28,12 +28,14 @@ from hashlib import blake2b
 from struct import Struct as Layout
 
 from pipeline.core.identity_deltas import (
+    NEVER_AT,
     Draft,
     IdentityDelta,
     KeptDelta,
     Span,
     decode_delta,
     delta_key,
+    delta_number,
     drop_obsolete,
     encode_delta,
 )
@@ -48,7 +50,6 @@ REFUND_WEIGHT = 16
 """Of a refund's charge, which is some 400 bytes, in units of a charged identity's 28 bytes."""
 OPEN_MILLISECONDS = 3_600_000
 """A delta is sealed after this time, so that eviction, which drops whole deltas, stays fine-grained."""
-NEVER_AT = -(1 << 62)
 
 
 def message_key(tenant: str, source: str, message_id: str) -> bytes:
@@ -86,7 +87,6 @@ class IdentityIndex:
         self._live = 0  # slots below this one are evicted, until the next rebuild drops them
         self._spans: deque[Span] = deque()
         self._persisted: deque[KeptDelta] = deque()  # the deltas in the table
-        self._number = 0
         self._kept_offset = -1  # where the checkpoint before ended: a replay begins behind it
         self._sealed: list[tuple[bytes, bytes]] = []
         self._changed: dict[int, int] = {}
@@ -94,8 +94,7 @@ class IdentityIndex:
         self._pending_weight = 0  # of drafts in the open delta, in units of a charged identity's 28 bytes
         self._open_drafts: dict[int, Draft] = {}
         self._open_refunded: dict[int, Fact] = {}
-        self._received_from = self._received_until = 0
-        self._occurred_until = NEVER_AT
+        self._received_until = self._occurred_until = self._occurred_before = NEVER_AT
         self._resize(1024)
         self._open_delta()
 
@@ -266,7 +265,7 @@ class IdentityIndex:
         oldest_draft = next(iter(self.pending.values()), None)
         obsolete = drop_obsolete(
             self._persisted,
-            first_unwritten=self._number - len(self._sealed),
+            first_unwritten=delta_number(self._sealed[0][0]) if self._sealed else self._number,
             kept_offset=self._kept_offset,
             first_live=self._first + self._live,
             first_pending=oldest_draft.first_offset if oldest_draft else self.applied_offset + 1,
@@ -301,8 +300,9 @@ class IdentityIndex:
     def _load(self, delta: IdentityDelta) -> None:
         if not self._highs:
             self._first = delta.base
+            self.horizon_at = max(self.horizon_at, delta.occurred_before)
         columns = (self._highs, self._lows, self._words, self._fingerprints)
-        # Around a worker's pause deltas may overlap: sequence numbers follow the log, so the longer one is taken.
+        # Around a worker's pause deltas overlap: sequence numbers follow the log, so the longer one is taken.
         overlap = delta.base - self._first
         assert 0 <= overlap <= len(self._highs), (
             f"identity delta {delta.number} does not follow the one before"
@@ -313,7 +313,7 @@ class IdentityIndex:
                 column.frombytes(data)
         self.applied_offset = max(self.applied_offset, delta.applied_offset)
         self.horizon_at = max(self.horizon_at, delta.horizon_at)
-        self._number = delta.number + 1
+        self._occurred_before = max(self._occurred_before, delta.occurred_before, delta.occurred_until)
         end = self._first + len(self._highs)
         self._spans.append(Span(end, self.applied_offset, delta.received_until, delta.occurred_until))
         self._persisted.append(KeptDelta(delta.number, end, delta.applied_offset, delta.received_until))
@@ -334,7 +334,7 @@ class IdentityIndex:
         return new + len(self._pending_changes) + self._pending_weight
 
     def _open_delta(self) -> None:
-        self._base = self._first + len(self._highs)
+        self._base, self._number = self._first + len(self._highs), self.applied_offset + 1
         self._pending_weight = 0
         self._changed = {}
         self._pending_changes = {}
@@ -346,7 +346,7 @@ class IdentityIndex:
         """Ends the open delta, which has just been written, and opens the next."""
         end = self._first + len(self._highs)
         self._spans.append(Span(end, self.applied_offset, self._received_until, self._occurred_until))
-        self._number += 1
+        self._occurred_before = max(self._occurred_before, self._occurred_until)
         self._open_delta()
 
     def _delta(self) -> tuple[bytes, bytes]:
@@ -365,6 +365,7 @@ class IdentityIndex:
             occurred_until=self._occurred_until,
             horizon_at=self.horizon_at,
             refunded=self._open_refunded,
+            occurred_before=self._occurred_before,
         )
         if self._persisted and self._persisted[-1].number == self._number:
             self._persisted.pop()

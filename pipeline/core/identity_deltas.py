@@ -14,6 +14,9 @@ from pipeline.core.kept import decode_kept, encode_kept
 from pipeline.core.outcomes import Fact
 from pipeline.core.records import Message
 
+NEVER_AT = -(1 << 62)
+"""Before anything."""
+
 
 class Draft(Struct, gc=False, array_like=True):
     """What was learnt of a message before it could be charged. Empty strings and 0 stand for not yet known."""
@@ -66,7 +69,10 @@ class IdentityDelta(Struct, array_like=True):
 
     applied_offset: int
     number: int
-    """Deltas of a partition are numbered from 0, without gaps."""
+    """The offset behind which it begins, + 1: two workers' deltas of one number hold the same as far as both go.
+
+    Until 2026-11 they were counted from 0, which gave lower numbers in the same order.
+    """
     base: int
     """Sequence number of the first new charged identity; they are numbered in the order they were charged."""
     new: tuple[bytes, bytes, bytes, bytes]
@@ -83,6 +89,12 @@ class IdentityDelta(Struct, array_like=True):
     """Every charged identity ever evicted occurred at or before this instant."""
     refunded: dict[int, Fact] = {}
     """By offset: the charges that records since the last checkpoint took back, for a replay of them."""
+    occurred_before: int = NEVER_AT
+    """Every charged identity below `base` occurred at or before this instant: the horizon, where they are gone.
+
+    `horizon_at` is not enough: deletions by a worker that had lost the partition may come late, and the delta they
+    came with be replaced by one of its successor, which holds what is deleted.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +165,8 @@ def decode_delta(value: bytes) -> IdentityDelta:
 def delta_key(number: int) -> bytes:
     """A delta's key among those of its partition; big-endian, so that the order of keys is that of time."""
     return number.to_bytes(8, "big")
+
+
+def delta_number(key: bytes) -> int:
+    """The number in a delta's key."""
+    return int.from_bytes(key, "big")

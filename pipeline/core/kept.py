@@ -10,6 +10,7 @@ State versions, of which this program writes the last and reads all:
 1. without the byte: MessagePack follows at once. It begins above 0x7f, as the states are arrays, so it is told apart.
 2. with the byte; the same shapes.
 3. drafts say where they belong: fields at the end.
+4. deltas say until when those before them occurred: a field at the end; they are numbered by where they begin.
 
 A change of shape raises `STATE_VERSION`. Where fields were added at the end with defaults, the present decoder reads
 the older values; any other change brings the older struct's decoder and its conversion here, chosen by the version.
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 APPLIED_BYTES = 8
 _HEAD_BYTES = APPLIED_BYTES + 1
 _FIRST_ARRAY = 0x90
@@ -49,8 +50,8 @@ class StateVersionError(KeptValueError):
     def __init__(self, version: int) -> None:
         super().__init__(
             f"the state is of version {version}, written by a newer msgmeter; this one reads versions 1 to"
-            f" {STATE_VERSION} and has changed no topic and no row. Run the newer msgmeter, or go back to what was"
-            " saved before it ran (README, Upgrading)"
+            f" {STATE_VERSION} and has changed nothing. Run the newer msgmeter, or go back to what was saved before"
+            " it ran (README, Upgrading)"
         )
         self.version = version
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from pipeline import metrics
-from pipeline.core.identity import NEVER_AT
+from pipeline.core.identity_deltas import NEVER_AT
 from pipeline.core.outcomes import FACT_COLUMNS, Document, Outcomes
 from pipeline.stream.partitions import OwnedPartition
 

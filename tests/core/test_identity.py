@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.core import identity
 from pipeline.core.identity import IdentityIndex, message_key
-from pipeline.core.identity_deltas import Draft
+from pipeline.core.identity_deltas import Draft, decode_delta, delta_key
 from pipeline.core.refusals import Refusal
 from tests.builders import AT, DAY, HOUR, MINUTE, NOON, Log, Worker, rules, run
 
@@ -290,6 +290,51 @@ def test_after_a_pause_of_one_of_two_workers_the_longer_memory_is_taken() -> Non
     again = loaded(table)
     assert again.applied_offset == 3
     assert [again.charged_by(again.find(key_of(number))) for number in range(4)] == [0, 1, 2, 3]
+
+
+@pytest.mark.usefixtures("small_deltas")
+def test_deletions_of_a_worker_that_had_lost_the_partition_hide_no_identity() -> None:
+    """The horizon they came with is in a delta that the successor has written anew."""
+    table: dict[bytes, bytes] = {}
+    lost = make_index()
+    for offset in range(3):
+        charge(lost, offset, at=NOON + offset)
+        keep(lost, table)
+    successor = loaded(table)
+    charge(lost, 3, at=NOON + 4 * DAY)
+    lost.evict(NOON + 4 * DAY)
+    late = lost.checkpoint(NOON + 4 * DAY)
+    deleted = {key: value for key, value in late.items() if value is None}
+    assert deleted
+    charge(successor, 3, 4, at=NOON + 3)
+    written = keep(successor, table, NOON + 3)
+    assert {key for key, value in late.items() if value is not None} <= written.keys()
+    write(table, deleted)
+    again = loaded(table)
+    for offset in range(5):
+        assert again.find(key_of(offset)) >= 0 or again.horizon_at >= NOON + offset, offset
+
+
+@pytest.mark.usefixtures("small_deltas")
+def test_a_delta_is_called_by_where_it_begins_however_the_log_was_cut_before() -> None:
+    """Else a worker that cut otherwise would write, or delete, another part of the log under the same name."""
+    often: dict[bytes, bytes] = {}
+    seldom: dict[bytes, bytes] = {}
+    one, other = make_index(), make_index()
+    for offset in range(4):
+        charge(one, offset)
+        keep(one, often)
+        charge(other, offset)
+        if offset in (1, 3):
+            keep(other, seldom)
+    assert [decode_delta(value).number for value in often.values()] == [0, 1, 2, 3]
+    assert [decode_delta(value).number for value in seldom.values()] == [0, 2]
+    charge(one, 4)
+    keep(one, often)
+    again = loaded(often)
+    charge(again, 5)
+    (key,) = keep(again, often)
+    assert key == delta_key(5), "also after a restart"
 
 
 def test_after_a_pause_of_one_of_two_workers_the_later_change_is_taken() -> None:
