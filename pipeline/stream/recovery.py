@@ -10,13 +10,15 @@ them out for the source topic (`table_standby_replicas`), and makes a standby th
 
 Order after an assignment, each step only if no other rebalance has begun:
 1. end the thread that follows the changelogs of others, and drop the partitions that are neither ours nor followed;
-2. read the changelogs to their end, in a thread, see that they fit the group's offsets and the log (agreement.py),
-   and write the winners again that stood before losers;
+2. read the changelogs to their end, in a thread, and write the winners again that stood before losers,
+   and see that they fit the group's offsets and the log (agreement.py);
 3. run the tables' callbacks, letting their exceptions out (upstream's `asyncio.wait` swallows them,
    faust/tables/recovery.py:638);
 4. seek the source partitions to the committed offsets, and only then let partitions and flow go. Upstream
    resumes first (:649) and seeks while messages from the old position are on their way; these are then
-   cleared from the queues (:657), and the hole is booked as a gap and committed (issue 596);
+   cleared from the queues (:657), and the hole is booked as a gap and committed (issue 596). Before they go, the
+   group is asked whether the assignment still holds: a worker that was frozen on the way here would else fold
+   with tables read at different times, and with offsets that its successor has committed since;
 5. follow the changelogs of the partitions that this worker is a standby of.
 
 A worker that starts reads the partitions it had last until the group has assigned some: after `kill -9` that takes as
@@ -41,16 +43,17 @@ from mode import Service
 import pipeline.stream.pins  # noqa: F401 - replaces private methods
 from pipeline.core.kept import KeptValueError
 from pipeline.errors import MsgmeterError
-from pipeline.stream.agreement import Kept, check_agreement, committed_offsets, gone_unread, written_of
+from pipeline.stream.agreement import Kept, check_agreement, committed_offsets, written_of
 from pipeline.stream.changelog import TopicAndPartition, bounds_of, check_alike
 from pipeline.stream.exits import ExitCode, end_process
-from pipeline.stream.gone import tell_gone_unread
 from pipeline.stream.replaying import Replayed, Replaying
 from pipeline.stream.standbys import Standbys
 from pipeline.stream.tables import ChangelogTable
+from pipeline.stream.watchdog import is_still_assigned
 
 _log = logging.getLogger(__name__)
 
+_CONFIRM_RETRY_SECONDS = 0.2
 _LAST_PARTITIONS = "last-partitions"
 """File in the worker's directory: numbers of the partitions it had last. A hint and no more."""
 
@@ -220,25 +223,27 @@ class Recovery(Service):  # type: ignore[misc]
     ) -> None:
         """Raise AgreementError where the group's offsets, the log and what was recovered do not fit."""
         topic = self.tables.source_topic
-        log = bounds_of(
+        ends = bounds_of(
             self.tables.kafka, [(topic, each) for each in assignment.partitions], assignment.overtaken.is_set
         )
-        kept = [
-            Kept(
-                partition,
-                committed[partition],
-                log[topic, partition].low,
-                log[topic, partition].high,
-                [
-                    written_of(table.name, table.data, partition, lost[table.changelog_topic_name, partition])
-                    for table in tables
-                ],
-            )
-            for partition in sorted(assignment.partitions)
-        ]
-        check_agreement(kept, self.app.conf.id, topic)
-        for each in kept:
-            tell_gone_unread(topic, each.partition, gone_unread(each))
+        check_agreement(
+            [
+                Kept(
+                    partition,
+                    committed[partition],
+                    ends[topic, partition].high,
+                    [
+                        written_of(
+                            table.name, table.data, partition, lost[table.changelog_topic_name, partition]
+                        )
+                        for table in tables
+                    ],
+                )
+                for partition in sorted(assignment.partitions)
+            ],
+            self.app.conf.id,
+            topic,
+        )
 
     async def _repeat_winners(self, assignment: _Assignment, replayed: Replayed) -> None:
         """Write winners behind the losers that followed them, so that compaction keeps the right ones."""
@@ -263,7 +268,7 @@ class Recovery(Service):  # type: ignore[misc]
         partitions = consumer.assignment()
         if partitions:
             await asyncio.wait_for(consumer.perform_seek(), app.conf.broker_request_timeout)
-            self._assert_current(assignment)
+            await self._confirm(assignment)
         self.completed.set()
         app.flow_control.resume()  # This clears the queues, so it comes before anything can be put there.
         consumer.resume_partitions(partitions)
@@ -275,6 +280,14 @@ class Recovery(Service):  # type: ignore[misc]
         if not self.should_stop:  # Behind `on_stop` nobody would end the thread.
             self._standbys.follow(self.tables.values(), assignment.standbys)
         self.log.info("worker ready: %d partitions", len(assignment.partitions))
+
+    async def _confirm(self, assignment: _Assignment) -> None:
+        """Return when the group says that nobody else has owned the partitions since they were assigned."""
+        self._assert_current(assignment)
+        while not await is_still_assigned(self.app):
+            self._assert_current(assignment)
+            await asyncio.sleep(_CONFIRM_RETRY_SECONDS)
+        self._assert_current(assignment)
 
 
 class MeterTableManager(TableManager):  # type: ignore[misc]

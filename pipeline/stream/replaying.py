@@ -20,10 +20,10 @@ from pipeline.stream.changelog import (
     bounds_of,
     read_changelogs,
     read_to_end,
+    reading_passes,
     trusted_position,
 )
-from pipeline.stream.rocksdb_files import FileLockedError, UnusableFileError
-from pipeline.stream.stores import Position
+from pipeline.stream.stores import FileLockedError, Position
 from pipeline.stream.tables import ChangelogTable
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,10 @@ class Replaying:
         partitions: Iterable[int],
         stopped: Callable[[], bool],
     ) -> None:
-        """`kafka` is librdkafka's configuration of a client; nothing is opened or asked yet."""
+        """`kafka` is librdkafka's configuration of a client; nothing is opened or asked yet.
+
+        Tables come in the order in which a checkpoint writes them.
+        """
         self._kafka = kafka
         self._stopped = stopped
         self._tables: dict[TopicAndPartition, ChangelogTable] = {
@@ -89,19 +92,33 @@ class Replaying:
             self.behind[where] = max(0, bounds[where].high - start)
 
     def _open(self, where: TopicAndPartition, bounds: Bounds, *, is_owner: bool) -> Position | None:
-        """Where a partition's values end; none where its file is somebody else's, or cannot be used."""
+        """Where a partition's values end; none where its file is somebody else's."""
         try:
             return trusted_position(self._tables[where].data, where[1], bounds, waits=is_owner)
-        except (FileLockedError, UnusableFileError) as error:
+        except FileLockedError as error:
             if is_owner:
                 raise
             _log.warning("%s: partition %d is not followed: %s", where[0], where[1], error)
             return None
 
     def read_to_end(self) -> None:
-        """Return when the present end of every partition is reached, or when told to stop."""
-        starts = {where: start for where, start in self._starts.items() if self.behind[where]}
+        """Return when the ends of all partitions are reached, as `reading_passes` has it, or when told to stop."""
+        every, leant_on = reading_passes(list(dict.fromkeys(self._tables.values())))
+        self._read_to_end(
+            where for where, table in self._tables.items() if table in every and self._is_behind(where)
+        )
+        self._read_to_end(where for where, table in self._tables.items() if table in leant_on)
+
+    def _read_to_end(self, changelogs: Iterable[TopicAndPartition]) -> None:
+        starts = {
+            where: max(self._starts[where], self._tables[where].data.position_of(where[1]).next_offset)
+            for where in changelogs
+            if where in self._starts
+        }
         read_to_end(self._kafka, starts, self._take, self._stopped)
+
+    def _is_behind(self, where: TopicAndPartition) -> bool:
+        return self.behind.get(where, 0) > 0
 
     def follow(self, rest: Callable[[], None], consumer: Mapping[str, int]) -> None:
         """Read on until told to stop; `rest` is called after each batch of one partition.

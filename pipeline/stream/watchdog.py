@@ -83,12 +83,15 @@ async def confirm_ownership(app: Any) -> bool:
     One round trip (a heartbeat of the current generation). False when the group knows us no longer, when it
     is rebalancing, or when nobody answers: then write nothing, and try again at the next checkpoint.
     """
-    if app.rebalancing:
-        return False
+    return not app.rebalancing and await is_still_assigned(app) and not app.rebalancing
+
+
+async def is_still_assigned(app: Any) -> bool:
+    """The same question while this worker takes its assignment up, which Faust counts to the rebalance."""
     thread = app.consumer._thread
     consumer = thread._ensure_consumer()
     answer: bool = await thread.call_thread(_is_member, consumer._coordinator, app.consumer_generation_id)
-    return answer and not app.rebalancing
+    return answer
 
 
 async def _is_member(coordinator: Any, generation_id: int) -> bool:
