@@ -11,7 +11,7 @@ SOURCES := pipeline tests benchmarks
 PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long chaos chaos-outage protections check format bench bench-ledger bench-accounts bench-commands bench-recovery clean
+.PHONY: help run test test-long simulation chaos chaos-outage protections check format bench bench-ledger bench-accounts bench-commands bench-recovery clean
 # An install that failed half-way must not count as done.
 .DELETE_ON_ERROR:
 
@@ -26,6 +26,9 @@ test: $(VENV)/installed-dev ## Run every test, on a real broker and a real Click
 
 test-long: $(VENV)/installed-dev ## A million messages and five kills against the simulation (minutes)
 	AGREEMENT_RECORDS=1000000 AGREEMENT_TENANTS=10000 $(BIN)/pytest -s tests/e2e/test_agreement.py $(ARGUMENTS)
+
+simulation: $(VENV)/installed-dev ## 20 000 simulated worlds in which workers die, freeze and repeat themselves (15 minutes)
+	SIMULATION_SEEDS=20000 $(BIN)/pytest tests/simulation $(ARGUMENTS)
 
 chaos: $(VENV)/installed-dev ## 200 kills of workers, brokers and ClickHouse under load (20 minutes); writes the report
 	CHAOS_KILLS=200 CHAOS_REPORT=benchmarks/chaos.md $(BIN)/pytest -s tests/chaos/test_chaos.py $(ARGUMENTS)

@@ -53,13 +53,21 @@ def make_log(
         terms = plan("20", late_grace_hours=4, alert_levels=levels[0], refunded_statuses=REFUNDED[0])
         log.set_plan(terms, tenant=tenant, effective_at=START - DAY)
     for seed in event_seeds:
-        _append(log, Random(seed), levels, is_orderly=is_orderly)
+        append_event(log, Random(seed), levels, is_orderly=is_orderly)
     return log.records
 
 
-def _append(log: Log, chance: Random, levels: Sequence[tuple[int, ...]], *, is_orderly: bool) -> None:
+def append_event(
+    log: Log,
+    chance: Random,
+    levels: Sequence[tuple[int, ...]] = LEVELS,
+    *,
+    is_orderly: bool = False,
+    tenants: Sequence[str] = TENANTS,
+) -> None:
+    """One more record of whatever kind, of one of the tenants."""
     log.now += chance.choice((0, 0, 1, MINUTE, 20 * MINUTE, HOUR, HOUR, 5 * HOUR, 30 * HOUR, -30 * MINUTE))
-    log.tenant = chance.choice(TENANTS)
+    log.tenant = chance.choice(tenants)
     what = chance.random()
     if what < 0.72:
         _append_message(log, chance, is_orderly=is_orderly)
