@@ -30,6 +30,14 @@ class SettingsError(MsgmeterError):
     """The environment holds values that cannot be used; the message lists all of them."""
 
 
+class SettingsFaultsError(SettingsError):
+    """The same, as a list."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("Settings cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
+        self.faults = faults
+
+
 def _setting(default: Any, text: str, *, hidden: bool = False) -> Any:  # noqa: ANN401 - a field of any type
     return field(default=default, repr=not hidden, metadata={"text": text, "is_secret": False})
 
@@ -66,7 +74,7 @@ class Settings:
     )
     clickhouse_key: str = _setting("", "file of that certificate's private key, PEM, without a pass phrase")
     application: str = _setting(
-        "msgmeter-v2", "consumer group and prefix of state topics; a state version is in it"
+        "msgmeter-v2", "consumer group and prefix of state topics; only a name, with no version in it"
     )
     partitions: int = _setting(32, "partitions of messages.raw; more by msgmeter repartition")
     replication: int = _setting(1, "replicas of each topic")
@@ -95,7 +103,7 @@ class Settings:
         """Checks values and their relations; raises `SettingsError` with every fault."""
         faults = [text for text, wrong in self._faults() if wrong] + connection_faults(self)
         if faults:
-            raise SettingsError("Settings cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
+            raise SettingsFaultsError(faults)
 
     def _faults(self) -> list[tuple[str, bool]]:
         """(what a value must be, whether it is not) of every rule."""
@@ -162,7 +170,8 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     known = {f"MSGMETER_{each.name.upper()}": each for each in fields(Settings)}
     from_files = {f"{name}_FILE" for name, each in known.items() if each.metadata["is_secret"]}
     values: dict[str, Any] = {}
-    faults = []
+    faults: list[str] = []
+    unread = []
     for name, text in given.items():
         if not name.startswith("MSGMETER_") or name in _OTHER_NAMES:
             continue
@@ -175,11 +184,18 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
                 values[known[name].name] = _CONVERTERS[type(known[name].default)](text)
         except SettingsError as error:
             faults.append(str(error))
+            unread.append(name.removesuffix("_FILE"))
         except ValueError:
             faults.append(f"{name} must be a whole number, not {text!r}")
+            unread.append(name)
+    try:
+        settings = Settings(**values)
+    except SettingsFaultsError as error:
+        # Of what could not be read nothing more is said: its default stood in for it.
+        faults += [fault for fault in error.faults if not any(name in fault for name in unread)]
     if faults:
-        raise SettingsError("Settings cannot be used:\n" + "\n".join(f"  - {fault}" for fault in faults))
-    return Settings(**values)
+        raise SettingsFaultsError(faults)
+    return settings
 
 
 def _read_secret(name: str, path: str, given: Mapping[str, str]) -> str:

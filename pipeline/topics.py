@@ -34,8 +34,12 @@ _log = logging.getLogger(__name__)
 _DAY_MILLISECONDS = 86_400_000
 _MEBIBYTE = 1 << 20
 _COMPACTION_LAG = "min.compaction.lag.ms"
-_LEANED_ON = ("cleanup.policy", "message.timestamp.type", _COMPACTION_LAG)
-"""Without these a worker would break its promises and not notice; compaction may come later than needed."""
+_TOMBSTONES_LIVE = "delete.retention.ms"
+_IN_SYNC = "min.insync.replicas"
+_AT_LEAST = (_COMPACTION_LAG, _TOMBSTONES_LIVE, _IN_SYNC)
+"""Of these more is as good: compaction may come later, tombstones may live longer, more replicas may be asked."""
+_LEANED_ON = ("cleanup.policy", "message.timestamp.type", "unclean.leader.election.enable", *_AT_LEAST)
+"""Without these a worker would break its promises and not notice."""
 _REQUEST_SECONDS = 30.0
 
 
@@ -66,7 +70,7 @@ def topics(settings: Settings) -> list[Topic]:
     """Every topic of a deployment; all have one partition count, because tables must match their source."""
     # One replica may fail without stopping writes, and what was acknowledged is in two places.
     insync = {
-        "min.insync.replicas": str(min(2, settings.replication)),
+        _IN_SYNC: str(min(2, settings.replication)),
         # A replica that lacks acknowledged records waits for one that has them, whatever the brokers' default.
         "unclean.leader.election.enable": "false",
     }
@@ -107,7 +111,7 @@ def _changelog(settings: Settings) -> dict[str, str]:
         "segment.bytes": str(64 * _MEBIBYTE),
         "min.cleanable.dirty.ratio": "0.2",
         # A deleted key's tombstone outlives a worker that reads slowly.
-        "delete.retention.ms": str(7 * _DAY_MILLISECONDS),
+        _TOMBSTONES_LIVE: str(7 * _DAY_MILLISECONDS),
         "max.message.bytes": str(8 * _MEBIBYTE),
     }
 
@@ -135,8 +139,8 @@ def check_partitions(settings: Settings) -> None:
 def check_topics(settings: Settings) -> None:
     """Raises as `check_partitions` does, and TopicError where a worker's guarantees would not hold.
 
-    A log that keeps the gateways' times, or a changelog that is deleted or compacted too early, loses what is promised
-    without anybody noticing.
+    A log that keeps the gateways' times, a changelog that is deleted or compacted too early, and a topic that takes
+    fewer replicas or a leader that lacks records, lose what is promised without anybody noticing.
     """
     check_partitions(settings)
     connection = Connection(settings)
@@ -221,7 +225,11 @@ def create_topics(settings: Settings) -> list[str]:
         ]
         faults += _config_faults(admin, present)
         if faults:
-            raise TopicError("Topics differ from what is needed:\n" + _listed(faults))
+            raise TopicError(
+                "Topics differ from what is needed:\n"
+                + _listed(faults)
+                + _partitions_remedy(count_by_name.get(MESSAGES_RAW), settings.partitions)
+            )
         missing = [topic for topic in wanted if topic.name not in count_by_name]
         if not missing and _are_led(admin, wanted):
             return created
@@ -229,6 +237,14 @@ def create_topics(settings: Settings) -> list[str]:
         created += _create(admin, [topic for topic in missing if topic.name not in created])
         sleep(0.05)
     raise TopicError(f"Topics were created but have no leaders after {_REQUEST_SECONDS:.0f} s")
+
+
+def _partitions_remedy(found: int | None, wanted: int) -> str:
+    """What to do where the log has another number of partitions than the settings say."""
+    if found in (None, wanted):
+        return ""
+    remedy = f"\nset MSGMETER_PARTITIONS to {found}"
+    return f"{remedy}, or see `msgmeter repartition`" if wanted > found else remedy
 
 
 def _are_led(admin: AdminClient, wanted: list[Topic]) -> bool:
@@ -262,7 +278,7 @@ def _config_faults(admin: AdminClient, present: list[Topic]) -> list[str]:
 
 
 def _is_as_needed(name: str, found: str, needed: str) -> bool:
-    return found == needed or (name == _COMPACTION_LAG and int(found) > int(needed))
+    return found == needed or (name in _AT_LEAST and int(found) > int(needed))
 
 
 def _create(admin: AdminClient, missing: list[Topic]) -> list[str]:

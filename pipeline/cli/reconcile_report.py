@@ -10,14 +10,15 @@ from typing import Any
 
 import click
 
-from pipeline.cli.answers import Cell, grouped, show_facts, show_json, show_table
+from pipeline.cli.answers import Cell, console, grouped, show_facts, show_json, show_table
 from pipeline.cli.questions import date_of, rfc3339
+from pipeline.cli.reconcile_hints import setting_hints
 from pipeline.cli.reconcile_log import LogReport
 from pipeline.cli.reconcile_stored import StoredReport
+from pipeline.cli.visible import visible_text
 from pipeline.core.amounts import format_credits
 from pipeline.core.outcomes import Document
-from pipeline.core.reconciliation import ACCOUNTS, ENTRIES, FACTS, REFUSALS, Difference, Key, Part, Tally
-from pipeline.core.refusals import Refusal
+from pipeline.core.reconciliation import ACCOUNTS, ENTRIES, FACTS, Difference, Key, Part, Tally
 
 _INSTANTS = frozenset({"period_start", "period_end", "window_start"})
 _BRIEF = {
@@ -25,7 +26,11 @@ _BRIEF = {
     ACCOUNTS: ("plan", *ACCOUNTS.summed),
     ENTRIES: ("kind", "grant_id", "amount_micros", "posted_at"),
 }
-_FOLDED = frozenset({"tenant", "which", "one side", "the other"})
+_SIDES = frozenset({"one side", "the other"})
+_TABLE_COLUMNS = 120
+"""In a narrower terminal a row that differs is a block of its own, as two sides do not fit beside its names."""
+_SIDE_COLUMNS = 30
+"""What each side needs at least."""
 
 
 @dataclass
@@ -64,7 +69,7 @@ def show(report: Report, *, as_json: bool, limit: int) -> None:
     days = [row for tally in report.tallies for row in _days(tally)[:limit]]
     if days:
         click.echo()
-        show_table(
+        _show_differing(
             ("differs", "tenant", "day", "rows", "one side", "the other"),
             [
                 (
@@ -77,22 +82,33 @@ def show(report: Report, *, as_json: bool, limit: int) -> None:
                 )
                 for each in days
             ],
-            amounts=frozenset(),
-            folded=_FOLDED,
         )
     differences = [each for tally in report.tallies for each in tally.differences]
     if differences:
         click.echo()
-        show_table(
+        _show_differing(
             ("row of", "tenant", "day", "which", "one side", "the other"),
             [_row(each) for each in differences],
-            amounts=frozenset(),
-            folded=_FOLDED,
         )
         if report.differing > len(differences):
             click.echo(
                 f"{report.differing - len(differences):,} more rows differ; --limit shows more of each part"
             )
+
+
+def _show_differing(columns: tuple[str, ...], rows: Sequence[tuple[Cell, ...]]) -> None:
+    """Write rows whose last two cells are the sides; names are never broken, only sides are."""
+    width = console().width
+    named = len(columns) - len(_SIDES)
+    names = sum(max(len(str(row[column])) for row in rows) + 2 for column in range(named))
+    if width >= max(_TABLE_COLUMNS, names + len(_SIDES) * _SIDE_COLUMNS):
+        show_table(columns, rows, amounts=frozenset(), folded=_SIDES)
+        return
+    click.echo(", ".join(columns[:named]))
+    for row in rows:
+        click.echo(visible_text("  ".join(str(cell) for cell in row[:named] if cell != "")))
+        for side in row[named:]:
+            click.echo(f"  {visible_text(str(side))}")
 
 
 def _facts(report: Report) -> dict[str, str]:
@@ -102,14 +118,18 @@ def _facts(report: Report) -> dict[str, str]:
             f"{report.stored.moving_count:,} rows were being stored by a checkpoint, and not compared"
         )
     if report.stored.unknown_count:
-        facts["no account yet"] = f"{report.stored.unknown_count:,} tenants, not compared within ClickHouse"
-    if _are_signatures_doubted(report):
-        facts["perhaps"] = "MSGMETER_COMMAND_KEY is not the one the commands were signed with"
+        tenants = _counted(report.stored.unknown_count, "tenant")
+        facts["no account yet"] = f"{tenants}, not compared within ClickHouse"
+    facts |= setting_hints(report.tallies)
     if report.differing:
-        facts["result"] = f"{report.differing:,} rows differ"
+        facts["verdict"] = f"{_counted(report.differing, 'row')} differ{'s' if report.differing == 1 else ''}"
     else:
-        facts["result"] = "what could be compared agrees" if report.is_incomplete else "all agrees"
+        facts["verdict"] = "what could be compared agrees" if report.is_incomplete else "all agrees"
     return facts
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _log_facts(log: LogReport) -> dict[str, str]:
@@ -130,16 +150,6 @@ def _log_facts(log: LogReport) -> dict[str, str]:
     if log.gone_topics:
         facts["not compared either"] = f"the beginning of {', '.join(log.gone_topics)} is gone"
     return facts
-
-
-def _are_signatures_doubted(report: Report) -> bool:
-    """Whether commands that were taken would be refused under the key at hand."""
-    return any(
-        each.key[-1] == Refusal.SIGNATURE_WRONG and each.other is None
-        for tally in report.tallies
-        if tally.part is REFUSALS
-        for each in tally.differences
-    )
 
 
 def _days(tally: Tally) -> list[Document]:

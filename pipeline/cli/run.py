@@ -9,6 +9,14 @@ from rich.text import Text
 
 from pipeline.settings import describe_settings, load_settings
 
+_TABLE_COLUMNS = 120
+"""In a narrower terminal names, defaults and meanings do not fit beside each other."""
+_ACLS_HEAD = """\
+# Run these in the bin directory of Kafka, as an administrator whose login admin.properties holds.
+# Before that, put the names of your users in place of the roles after User: (gateway, scheduler, operator, worker,
+# alerts, migrate), and the name of your group of alerts' readers in place of alerts-.\
+"""
+
 
 @click.command()
 def worker() -> None:
@@ -60,10 +68,18 @@ def repartition(partitions: int) -> None:
 @click.command()
 def settings() -> None:
     """List every setting with its default."""
-    table = Table(Column("environment variable", no_wrap=True), "default", "meaning", box=None)
-    for name, default, meaning in describe_settings():
-        table.add_row(*map(Text, (name, default, meaning)))
-    Console(markup=False).print(table)
+    console = Console(markup=False)
+    described = describe_settings()
+    if console.width < _TABLE_COLUMNS:
+        for name, default, meaning in described:
+            click.echo(f"{name}={default}\n    {meaning}")
+        return
+    table = Table(
+        Column("environment variable", no_wrap=True), Column("default", no_wrap=True), "meaning", box=None
+    )
+    for row in described:
+        table.add_row(*map(Text, row))
+    console.print(table)
 
 
 @click.command()
@@ -75,5 +91,6 @@ def acls() -> None:
     from pipeline.access import acl_command, permissions  # noqa: PLC0415 - Kafka's client is not wanted by `settings`
 
     settings = load_settings()
+    click.echo(_ACLS_HEAD)
     for permission in permissions(settings):
         click.echo(acl_command(permission, settings.kafka))

@@ -9,6 +9,7 @@ in the directory: the next start goes on where this one ended.
 import os
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -39,7 +40,7 @@ from pipeline.embedded.stack import (
     Stack,
     interrupted_by_sigterm,
 )
-from pipeline.settings import load_settings
+from pipeline.settings import SettingsError, load_settings
 
 _LINE_SECONDS = 5.0
 _SAMPLE_SECONDS = 1.0
@@ -80,6 +81,7 @@ def up(
     settings = load_settings(environment)
     _check_ports(environment, kafka_port, clickhouse_port, settings.metrics_port)
     _check_servers(environment)
+    _check_directory(directory)
     metrics_url = f"http://127.0.0.1:{settings.metrics_port}/metrics"
     console = Console(stderr=True)
     events = _Events(console)
@@ -117,6 +119,19 @@ def _environment(directory: Path) -> dict[str, str]:
         # The view has to know where to read.
         given["MSGMETER_METRICS_PORT"] = str(free_port())
     return given
+
+
+def _check_directory(directory: Path) -> None:
+    """Raise SettingsError where data and logs could not be written, before anything starts."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise SettingsError(
+            f"--directory {directory} cannot be written ({error.strerror}): name another one, or let this user write"
+            " there"
+        ) from error
 
 
 def _check_ports(environment: Mapping[str, str], kafka: int, clickhouse: int, metrics: int) -> None:

@@ -50,8 +50,8 @@ class StateVersionError(KeptValueError):
     def __init__(self, version: int) -> None:
         super().__init__(
             f"the state is of version {version}, written by a newer msgmeter; this one reads versions 1 to"
-            f" {STATE_VERSION} and has changed nothing. Run the newer msgmeter, or go back to what was saved before"
-            " it ran (README, Upgrading)"
+            f" {STATE_VERSION} and has changed no topic and no row. Run the newer msgmeter, or go back to what was"
+            " saved before it ran (README, Upgrading)"
         )
         self.version = version
 

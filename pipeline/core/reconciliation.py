@@ -6,7 +6,7 @@ compared; of the differences themselves only so many are kept as are to be shown
 never decides which side is right.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -157,6 +157,10 @@ class Tally:
     differing: int = 0
     differences: list[Difference] = field(default_factory=list)
     """The first `most_kept` of them."""
+    one_only: Counter[str] = field(default_factory=Counter)
+    """Rows that the other side lacks: of refusals by reason, of all other parts under the empty name."""
+    other_only: Counter[str] = field(default_factory=Counter)
+    """Rows that the one side lacks, likewise."""
     by_day: dict[tuple[str, int | None], Sums] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -188,6 +192,9 @@ class Tally:
         if told is not None:
             sums.differing += 1
             self.differing += 1
+            if one is None or other is None:
+                lonely = self.one_only if other is None else self.other_only
+                lonely[key[-1] if self.part is REFUSALS else ""] += 1
             if len(self.differences) < self.most_kept:
                 self.differences.append(Difference(self.part, key, day, *told, _about(self.part, known)))
 

@@ -28,8 +28,8 @@ from pipeline.stream.log_ends import LogEnds
 from pipeline.stream.partitions import Tables
 from pipeline.stream.producer import BarrierProducer
 from pipeline.stream.recovery import MeterTableManager
+from pipeline.stream.rocksdb_files import UnusableFileError
 from pipeline.stream.sensors import SendErrorEndsProcess
-from pipeline.stream.stores import DamagedFileError
 from pipeline.stream.tables import ChangelogTable, StateTable
 from pipeline.stream.watchdog import Watchdog, confirm_ownership
 from pipeline.topics import MESSAGES_RAW, compaction_lag_milliseconds
@@ -167,7 +167,7 @@ def _declare_agent(app: MeterApp) -> None:
         async for event in stream.noack().events():
             try:
                 await app.meter.take(event, event.message.partition)
-            except (KeptValueError, DamagedFileError) as error:
+            except (KeptValueError, UnusableFileError) as error:
                 end_process(ExitCode.RECOVERY_FAILED, f"partition {event.message.partition}: {error}")
             except asyncio.CancelledError:
                 # The partition went to another worker while this waited for its turn, for room or for an answer.

@@ -17,6 +17,7 @@ Invariants:
 
 import logging
 import struct
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -36,10 +37,12 @@ APPLIED_HEADER = "applied"
 """Name of the header that holds a tombstone's applied offset, 8 bytes big-endian."""
 
 TopicAndPartition = tuple[str, int]
+_Answer = TypeVar("_Answer")
 _Table = TypeVar("_Table")
 
 _TOPIC_ID = struct.Struct(">qq")
 _REQUEST_SECONDS = 30.0
+_RETRY_SECONDS = 0.2
 _POLL_RECORDS = 5_000  # 15 ms of work between two looks at `stopped`
 _POLL_SECONDS = 0.2
 _CONSUMER = {
@@ -210,21 +213,19 @@ def bounds_of(
     """
     questions = Questions(kafka)
     wanted = list(changelogs)
-    while True:
-        try:
-            low, high = (
-                _list_offsets(questions, wanted, spec)
-                for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
-            )
-            topic_ids = _topic_ids(questions, {topic for topic, _ in wanted})
-        except KafkaException as error:
-            if stopped() or not passes(error.args[0]):
-                reason = error.args[0].str()
-                raise ChangelogError(
-                    f"no changelog to read ({reason}); has `msgmeter migrate` run?"
-                ) from error
-        else:
-            return {each: Bounds(low[each], high[each], topic_ids[each[0]]) for each in wanted}
+
+    def ask() -> dict[TopicAndPartition, Bounds]:
+        low, high = (
+            _list_offsets(questions, wanted, spec) for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
+        )
+        topic_ids = _topic_ids(questions, {topic for topic, _ in wanted})
+        return {each: Bounds(low[each], high[each], topic_ids[each[0]]) for each in wanted}
+
+    try:
+        return until_answered(ask, stopped)
+    except KafkaException as error:
+        reason = error.args[0].str()
+        raise ChangelogError(f"no changelog to read ({reason}); has `msgmeter migrate` run?") from error
 
 
 def _list_offsets(
@@ -252,15 +253,10 @@ def check_alike(
     Its tenants then live elsewhere, and whoever folded on would count them in two places. Waits for a broker; raises
     Permanent where our login or certificate is refused.
     """
-    questions = Questions(kafka)
-    while True:
-        try:
-            there = questions.topics()
-        except KafkaException as error:
-            if stopped() or not passes(error.args[0]):
-                raise ChangelogError(f"the broker does not tell its topics: {error.args[0].str()}") from error
-        else:
-            break
+    try:
+        there = until_answered(Questions(kafka).topics, stopped)
+    except KafkaException as error:
+        raise ChangelogError(f"the broker does not tell its topics: {error.args[0].str()}") from error
     counts = {name: len(there[name].partitions) for name in (source_topic, *changelogs) if name in there}
     if len(set(counts.values())) > 1:
         said = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -275,7 +271,7 @@ def trusted_position(
     Upstream ends the worker instead, again at every restart (faust/tables/recovery.py:409, issue 158).
     """
     lacks_file = store.lacks_file(partition)
-    position = store.open_partition(partition, bounds.topic_id, waits=waits)
+    position = store.open_partition(partition, bounds.topic_id, bounds.high, waits=waits)
     reason = ""
     if position.next_offset > bounds.high:
         reason = f"it goes up to {position.next_offset}, the changelog only to {bounds.high}"
@@ -357,6 +353,20 @@ def _is_end(error: KafkaError) -> bool:
     if passes(error):
         return False
     raise ChangelogError(f"a changelog cannot be read: {error.str()}")
+
+
+def until_answered(ask: Callable[[], _Answer], stopped: Callable[[], bool]) -> _Answer:
+    """Ask for as long as the broker is away, with a pause between; raises what waiting does not cure.
+
+    Raises the last KafkaException where `stopped` says so.
+    """
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if stopped() or not passes(error.args[0]):
+                raise
+            time.sleep(_RETRY_SECONDS)
 
 
 def passes(error: KafkaError) -> bool:

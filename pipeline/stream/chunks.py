@@ -34,9 +34,9 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import ConsumerMessage
 
 import pipeline.stream.pins  # noqa: F401 - the private methods overridden here were read in the pinned versions only
-from pipeline import metrics
 from pipeline.stream.cutter import Chunk, ChunkLimits, LogCutError, LogHoleError
 from pipeline.stream.fetching import ChunkConsumerThread
+from pipeline.stream.gone import tell_gone_unread
 
 if TYPE_CHECKING:
     import asyncio
@@ -199,7 +199,8 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
         """Seek to the committed offsets and expect the log to go on exactly there.
 
         Upstream (:565) leaves a partition without a committed offset where it happens to stand; here it goes
-        back to the beginning. Offsets that retention has deleted unread are logged as lost.
+        back to the beginning. Offsets that retention has deleted unread are logged as lost; where none are
+        committed, recovery tells them, which knows how far the tables are complete.
         """
         chunked = [tp for tp in self.assignment() if self.is_chunked(tp)]
         self._reads_from.clear()
@@ -213,8 +214,7 @@ class ChunkConsumer(driver.Consumer):  # type: ignore[misc]
             if committed is None or committed < kept[tp]:
                 begins[tp] = kept[tp]
                 if committed is not None:
-                    self.log.error("%s: offsets %s to %s are gone, unread", tp, committed, kept[tp] - 1)
-                    metrics.GONE_UNREAD.inc(kept[tp] - committed)
+                    tell_gone_unread(tp.topic, tp.partition, range(committed, kept[tp]))
             self._expected_offset[tp] = self._reads_from[tp] = begins.get(tp, committed)
         if begins:
             await self._thread.seek_wait(begins)

@@ -2,7 +2,8 @@
 
 Takes the app; asks the broker every few seconds. Fetching also tells it (a consumer's high-water mark), but a
 worker that waits for ClickHouse fetches nothing, and its lag would stand still just when it grows. Never
-decides anything: an answer that does not come leaves the last one standing.
+decides anything: an answer that does not come leaves the last one standing. What was not foreseen ends the process,
+because nobody would notice that lag is not measured any more.
 """
 
 import asyncio
@@ -10,6 +11,8 @@ import logging
 from typing import Any
 
 from aiokafka.errors import KafkaError
+
+from pipeline.stream.exits import ExitCode, end_process
 
 ASK_SECONDS = 5.0
 
@@ -29,12 +32,17 @@ class LogEnds:
         return self._by_partition.get(partition)
 
     async def keep_asking(self) -> None:
-        """Asks until cancelled; a broker that is away is asked again."""
+        """Asks until cancelled; a broker that is away is asked again, and any other fault ends the process."""
         while True:
             try:
                 await self._ask()
             except KafkaError as error:
                 _log.info("the ends of the log are not known at present: %r", error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it would come again
+                # An app that crashed stops its consumer while this goes on, and has its own exit code.
+                if self._app.should_stop:
+                    return
+                end_process(ExitCode.AGENT_FAILED, f"the log's ends cannot be asked: {error!r}", cause=error)
             await asyncio.sleep(ASK_SECONDS)
 
     async def _ask(self) -> None:

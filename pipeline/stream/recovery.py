@@ -10,8 +10,8 @@ them out for the source topic (`table_standby_replicas`), and makes a standby th
 
 Order after an assignment, each step only if no other rebalance has begun:
 1. end the thread that follows the changelogs of others, and drop the partitions that are neither ours nor followed;
-2. read the changelogs to their end, in a thread, and write the winners again that stood before losers,
-   and see that they fit the group's offsets and the log (agreement.py);
+2. read the changelogs to their end, in a thread, see that they fit the group's offsets and the log (agreement.py),
+   and write the winners again that stood before losers;
 3. run the tables' callbacks, letting their exceptions out (upstream's `asyncio.wait` swallows them,
    faust/tables/recovery.py:638);
 4. seek the source partitions to the committed offsets, and only then let partitions and flow go. Upstream
@@ -43,9 +43,10 @@ from mode import Service
 import pipeline.stream.pins  # noqa: F401 - replaces private methods
 from pipeline.core.kept import KeptValueError
 from pipeline.errors import MsgmeterError
-from pipeline.stream.agreement import Kept, check_agreement, committed_offsets, written_of
+from pipeline.stream.agreement import Kept, check_agreement, committed_offsets, gone_unread, written_of
 from pipeline.stream.changelog import TopicAndPartition, bounds_of, check_alike
 from pipeline.stream.exits import ExitCode, end_process
+from pipeline.stream.gone import tell_gone_unread
 from pipeline.stream.replaying import Replayed, Replaying
 from pipeline.stream.standbys import Standbys
 from pipeline.stream.tables import ChangelogTable
@@ -223,27 +224,25 @@ class Recovery(Service):  # type: ignore[misc]
     ) -> None:
         """Raise AgreementError where the group's offsets, the log and what was recovered do not fit."""
         topic = self.tables.source_topic
-        ends = bounds_of(
+        log = bounds_of(
             self.tables.kafka, [(topic, each) for each in assignment.partitions], assignment.overtaken.is_set
         )
-        check_agreement(
-            [
-                Kept(
-                    partition,
-                    committed[partition],
-                    ends[topic, partition].high,
-                    [
-                        written_of(
-                            table.name, table.data, partition, lost[table.changelog_topic_name, partition]
-                        )
-                        for table in tables
-                    ],
-                )
-                for partition in sorted(assignment.partitions)
-            ],
-            self.app.conf.id,
-            topic,
-        )
+        kept = [
+            Kept(
+                partition,
+                committed[partition],
+                log[topic, partition].low,
+                log[topic, partition].high,
+                [
+                    written_of(table.name, table.data, partition, lost[table.changelog_topic_name, partition])
+                    for table in tables
+                ],
+            )
+            for partition in sorted(assignment.partitions)
+        ]
+        check_agreement(kept, self.app.conf.id, topic)
+        for each in kept:
+            tell_gone_unread(topic, each.partition, gone_unread(each))
 
     async def _repeat_winners(self, assignment: _Assignment, replayed: Replayed) -> None:
         """Write winners behind the losers that followed them, so that compaction keeps the right ones."""

@@ -23,7 +23,8 @@ from pipeline.stream.changelog import (
     reading_passes,
     trusted_position,
 )
-from pipeline.stream.stores import FileLockedError, Position
+from pipeline.stream.rocksdb_files import FileLockedError, UnusableFileError
+from pipeline.stream.stores import Position
 from pipeline.stream.tables import ChangelogTable
 
 _log = logging.getLogger(__name__)
@@ -92,10 +93,10 @@ class Replaying:
             self.behind[where] = max(0, bounds[where].high - start)
 
     def _open(self, where: TopicAndPartition, bounds: Bounds, *, is_owner: bool) -> Position | None:
-        """Where a partition's values end; none where its file is somebody else's."""
+        """Where a partition's values end; none where its file is somebody else's, or cannot be used."""
         try:
             return trusted_position(self._tables[where].data, where[1], bounds, waits=is_owner)
-        except FileLockedError as error:
+        except (FileLockedError, UnusableFileError) as error:
             if is_owner:
                 raise
             _log.warning("%s: partition %d is not followed: %s", where[0], where[1], error)

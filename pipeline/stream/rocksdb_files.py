@@ -5,6 +5,8 @@ Decides nothing of what is in a file; `stores.RocksStore` does. Keeps opening an
 """
 
 import contextlib
+import errno
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -12,6 +14,8 @@ from typing import Any
 
 import rocksdb
 from faust.stores import rocksdb as faust_rocksdb
+
+from pipeline.errors import MsgmeterError
 
 # Per partition and table, so times 96 in a worker that owns all: Faust's defaults (64 MiB buffers, 2 GiB of
 # cache and 90 % of the process's files each) are for one large database.
@@ -21,15 +25,39 @@ _BLOCK_CACHE_BYTES = 32 * 1024 * 1024
 _LOCKED = re.compile(r"lock file|lock hold by current process", re.IGNORECASE)
 
 
+class FileLockedError(MsgmeterError):
+    """Another process has a partition's file open: give each worker a state directory of its own."""
+
+
+class UnusableFileError(MsgmeterError):
+    """A file cannot be used, and what hinders lies outside it; nothing of it is deleted."""
+
+
+class DamagedFileError(UnusableFileError):
+    """A file cannot be read, or written, any more: the process ends, and rebuilds it when it is started again."""
+
+
 def said(error: Exception) -> str:
-    """What RocksDB says, which names files and blocks and no values."""
-    text = error.args[0] if error.args else ""
+    """What RocksDB, or the system, says, which names files and blocks and no values."""
+    text = error.args[0] if error.args and not isinstance(error, OSError) else str(error)
     return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(error)
 
 
 def is_locked(error: Exception) -> bool:
     """Tell a file that another process, or this one, has open from a damaged one, which may name a "block"."""
     return isinstance(error, rocksdb.errors.RocksIOError) and bool(_LOCKED.search(said(error)))
+
+
+def is_damage(error: Exception) -> bool:
+    """Tell damage, which a rebuilding mends, from what hinders any file here: rights, descriptors, a failing disk.
+
+    RocksDB calls a missing piece an I/O error, and hides what hinders it in a "corruption" of the piece.
+    """
+    text = said(error)
+    if "IO error" in text or isinstance(error, rocksdb.errors.RocksIOError):
+        return os.strerror(errno.ENOENT) in text
+    kinds = (rocksdb.errors.Corruption, rocksdb.errors.NotFound, rocksdb.errors.InvalidArgument)
+    return isinstance(error, kinds)
 
 
 class _SharedTimer:

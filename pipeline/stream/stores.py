@@ -21,6 +21,7 @@ import struct
 import time
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,16 +31,20 @@ from faust.stores import rocksdb as faust_rocksdb
 
 import pipeline.stream.pins  # noqa: F401 - builds on private parts of Faust's stores
 from pipeline.core import kept
-from pipeline.errors import MsgmeterError
 from pipeline.stream.disk import full_disk_ends_process
 from pipeline.stream.notes import Notes
-from pipeline.stream.rocksdb_files import PartitionOptions, is_locked, said, shared_timer
+from pipeline.stream.rocksdb_files import (
+    DamagedFileError,
+    FileLockedError,
+    PartitionOptions,
+    UnusableFileError,
+    is_damage,
+    is_locked,
+    said,
+    shared_timer,
+)
 
 _log = logging.getLogger(__name__)
-
-
-class FileLockedError(MsgmeterError):
-    """Another process has a partition's file open: give each worker a state directory of its own."""
 
 
 Changes = Mapping[bytes, bytes | None]
@@ -68,10 +73,6 @@ NOTHING = Position(0, b"")
 """The position of a partition of which nothing is stored."""
 
 
-class DamagedFileError(MsgmeterError):
-    """A file cannot be read, or written, any more: the process ends, and rebuilds it when it is started again."""
-
-
 class MemoryStore(faust_memory.Store):  # type: ignore[misc]
     """A dictionary per partition; lost with the process."""
 
@@ -86,7 +87,7 @@ class MemoryStore(faust_memory.Store):  # type: ignore[misc]
         """Tell whether a partition's file is missing: there are none."""
         return False
 
-    def open_partition(self, partition: int, _changelog: bytes = b"", *, waits: bool = True) -> Position:  # noqa: ARG002 - there is no lock
+    def open_partition(self, partition: int, *_: bytes | int, waits: bool = True) -> Position:  # noqa: ARG002 - there is no lock
         """Give what is known of a partition; it can be read and changed from now on."""
         self._partitions.setdefault(partition, {})
         self._notes.setdefault(partition, Notes())
@@ -161,8 +162,7 @@ _UNKNOWN_CHANGELOG = bytes(16)
 # A key deleted while a worker was away is known from its tombstone, which Kafka keeps for delete.retention.ms
 # (7 days, pipeline/topics.py). Older files could bring deleted keys back.
 _FILE_AGE_MAX_MS = 6 * 86_400_000
-# Workers that share a directory hand a partition's file over: the one that lost it closes it when its own
-# recovery begins, a moment before or after ours.
+# Of workers that share a directory, the one that lost a partition closes its file about when our recovery begins.
 _LOCKED_SECONDS_MAX = 20.0
 
 
@@ -170,8 +170,7 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
     """A RocksDB file per partition under Faust's table directory; survives the process."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # The driver is stated, because Faust prefers rocksdict, with another file format, where it is
-        # installed (faust/stores/rocksdb.py:67).
+        # Faust prefers rocksdict, with another file format, where it is installed (faust/stores/rocksdb.py:67).
         kwargs["options"] = {"driver": "python-rocksdb"}
         super().__init__(*args, **kwargs)
         self.rocksdb_options = PartitionOptions()
@@ -184,13 +183,14 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
         return not self.partition_path(partition).exists()
 
     def open_partition(
-        self, partition: int, changelog: bytes = _UNKNOWN_CHANGELOG, *, waits: bool = True
+        self, partition: int, changelog: bytes = _UNKNOWN_CHANGELOG, end: int = 0, *, waits: bool = True
     ) -> Position:
         """Open the partition's file, or begin a new one where it is missing, corrupt, too old or of another topic.
 
-        Waits for a file that another worker on this machine is about to close. Runs in a thread. Raises
-        StateVersionError where a newer program wrote it, and FileLockedError where it is not closed in time, or was
-        not to be waited for.
+        One that has all up to the changelog's `end` is not too old, because no deletion can have been missed. Waits
+        for a file that another worker here is about to close; runs in a thread. Raises StateVersionError where a newer
+        program wrote it, FileLockedError where it stays open, or was not to be waited for, and UnusableFileError
+        where something hinders that a new file would not mend.
         """
         self._changelogs[partition] = changelog
         note = self._damage_note(partition)
@@ -202,8 +202,10 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
                 position, stored_at_ms, stored_changelog = self._stored_position(partition)
                 notes = self._notes.get(partition) or self._stored_notes(partition)
             except rocksdb.errors.Error as error:
-                if not is_locked(error):
+                if is_damage(error):
                     return self._begin_anew(partition, f"it cannot be read: {said(error)}")
+                if not is_locked(error):
+                    raise self._unusable(partition, error) from error
                 if not waits or time.monotonic() > deadline:
                     raise FileLockedError(
                         f"{self.partition_path(partition)} is open in another process:"
@@ -212,8 +214,11 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
                 time.sleep(0.1)
             else:
                 break
-        if position != NOTHING and stored_at_ms < time.time() * 1000 - _FILE_AGE_MAX_MS:
-            return self._begin_anew(partition, f"it was last changed {stored_at_ms} ms after 1970")
+        if 0 < position.next_offset < end and stored_at_ms < time.time() * 1000 - _FILE_AGE_MAX_MS:
+            return self._begin_anew(
+                partition,
+                f"it was last changed at {datetime.fromtimestamp(stored_at_ms // 1000, UTC):%Y-%m-%dT%H:%M:%SZ}",
+            )
         if _UNKNOWN_CHANGELOG not in (changelog, stored_changelog) and changelog != stored_changelog:
             return self._begin_anew(partition, "it is of another topic, or of one that was made anew since")
         self._notes[partition] = notes
@@ -273,14 +278,13 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
     def wipe_partition(self, partition: int) -> None:
         """Delete the file, because it cannot be trusted, and open an empty one."""
         self.close_partition(partition)
-        shutil.rmtree(self.partition_path(partition), ignore_errors=True)
         try:
+            if not self.lacks_file(partition):
+                shutil.rmtree(self.partition_path(partition))
             self._db_for_partition(partition)
             self._damage_note(partition).unlink(missing_ok=True)
         except (rocksdb.errors.Error, OSError) as error:
-            raise DamagedFileError(
-                f"{self.partition_path(partition)} cannot be made: {said(error)}"
-            ) from error
+            raise self._unusable(partition, error) from error
         self._notes[partition] = Notes()
 
     def opened(self) -> set[int]:
@@ -313,8 +317,13 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
         except rocksdb.errors.Error as error:
             raise self._damaged(partition, error) from error
 
-    def _damaged(self, partition: int, error: Exception) -> DamagedFileError:
-        """Note that a file is damaged, for its next opening, and give what to raise."""
+    def _unusable(self, partition: int, error: Exception) -> UnusableFileError:
+        return UnusableFileError(f"{self.partition_path(partition)} cannot be used: {said(error)}")
+
+    def _damaged(self, partition: int, error: Exception) -> UnusableFileError:
+        """Note that a file is damaged, if it is, for its next opening, and give what to raise."""
+        if not is_damage(error):
+            return self._unusable(partition, error)
         self._damage_note(partition).write_text(said(error), "utf-8")
         return DamagedFileError(
             f"{self.table_name}: the file of partition {partition} is damaged ({said(error)}); it is rebuilt when the"
@@ -322,8 +331,7 @@ class RocksStore(faust_rocksdb.Store):  # type: ignore[misc]
         )
 
     def _damage_note(self, partition: int) -> Path:
-        path: Path = self.partition_path(partition)
-        return path.with_name(f"{path.name}.damaged")
+        return Path(f"{self.partition_path(partition)}.damaged")
 
     def position_of(self, partition: int) -> Position:
         """Give the position of an open partition."""

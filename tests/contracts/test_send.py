@@ -69,6 +69,21 @@ def test_topics_that_differ_are_named_and_left_alone(
     admin.create_partitions([NewPartitions(windows, PARTITIONS)])[windows].result(30)
 
 
+@pytest.mark.parametrize(
+    ("partitions", "remedy"),
+    [
+        (2 * PARTITIONS, f"set MSGMETER_PARTITIONS to {PARTITIONS}, or see `msgmeter repartition`"),
+        (1, f"set MSGMETER_PARTITIONS to {PARTITIONS}"),
+    ],
+)
+def test_another_number_of_partitions_comes_with_what_to_do(
+    settings: Settings, partitions: int, remedy: str
+) -> None:
+    with pytest.raises(TopicError) as error:
+        create_topics(replace(settings, partitions=partitions))
+    assert str(error.value).splitlines()[-1] == remedy
+
+
 def test_no_broker_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MSGMETER_KAFKA", "127.0.0.1:1")
     write_log(tmp_path / "log.jsonl", [LogRecord(b"t", b"{}", [], AT)])

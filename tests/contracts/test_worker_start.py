@@ -139,6 +139,8 @@ def create_changelogs(settings: Settings, **changes: str) -> None:
         ({"cleanup_policy": "compact,delete"}, "has cleanup.policy=compact,delete, not compact"),
         ({"min_compaction_lag_ms": "1000"}, "has min.compaction.lag.ms=1000, not 86400000"),
         ({"min_compaction_lag_ms": ""}, "has min.compaction.lag.ms=0, not 86400000"),
+        ({"delete_retention_ms": "86400000"}, "has delete.retention.ms=86400000, not 604800000"),
+        ({"unclean_leader_election_enable": "true"}, "has unclean.leader.election.enable=true, not false"),
     ],
 )
 def test_changelogs_that_would_lose_state_stop_a_worker(
@@ -152,11 +154,25 @@ def test_changelogs_that_would_lose_state_stop_a_worker(
     assert MESSAGES_RAW not in str(raised.value)
 
 
-def test_changelogs_that_are_compacted_later_or_differ_in_what_nothing_leans_on_are_taken(
+def test_changelogs_that_keep_more_or_differ_in_what_nothing_leans_on_are_taken(
     other: Settings,
 ) -> None:
-    create_changelogs(other, min_compaction_lag_ms=str(10 * 86_400_000), segment_bytes=str(32 << 20))
+    create_changelogs(
+        other,
+        min_compaction_lag_ms=str(10 * 86_400_000),
+        delete_retention_ms=str(10 * 86_400_000),
+        min_insync_replicas="2",
+        segment_bytes=str(32 << 20),
+    )
     check_topics(other)
+
+
+def test_topics_that_take_fewer_replicas_than_a_deployment_has_stop_a_worker(other: Settings) -> None:
+    create_changelogs(other)
+    with pytest.raises(TopicError) as raised:
+        check_topics(replace(other, replication=3))
+    for name in (MESSAGES_RAW, *changelog_names(other.application)):
+        assert f"{name} has min.insync.replicas=1, not 2" in str(raised.value)
 
 
 def test_a_missing_changelog_is_named(other: Settings) -> None:

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from pipeline.cli import main
 from pipeline.cli.answers import show_csv, show_facts, show_table
+from pipeline.embedded.owned import free_port
 
 OBEYED = "\x1b[2J\x9b2J\x00\x07\r\n\t\x7f\x85\u2028\u2029\u202e\u2066\ud83d"
 SHOWN = (
@@ -35,6 +36,20 @@ def test_no_error_is_obeyed(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["up", "--directory", str(tmp_path / "var")], env=servers)
     assert result.exit_code == 3
     assert "none answers at a\u241b[2Jb;" in result.stderr
+
+
+def test_a_directory_that_cannot_be_written_is_one_line_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    directory = tmp_path / "file" / "var"
+    ports = ["--kafka-port", str(free_port()), "--clickhouse-port", str(free_port())]
+    result = CliRunner().invoke(
+        main, ["up", "--directory", str(directory), *ports], env={"MSGMETER_METRICS_PORT": "0"}
+    )
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(
+        f"msgmeter: --directory {directory} cannot be written (Not a directory): name another"
+    )
 
 
 def test_names_of_people_stay_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,9 @@ from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from pipeline.cli import main
 from pipeline.settings import Settings, SettingsError, describe_settings, load_settings
 
 
@@ -49,6 +51,23 @@ def test_all_impossible_values_are_named_together() -> None:
         "MSGMETER_PARTITIONS",
         "MSGMETER_STORE",
         "MSGMETER_SESSION_SECONDS",
+    ]
+
+
+def test_unreadable_and_impossible_values_are_named_together_each_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(
+            {
+                "MSGMETER_CHECKPOINT_ROWS": "many",
+                "MSGMETER_EPOCH_ROWS": "600000",
+                "MSGMETER_STORE": "paper",
+                "MSGMETER_X": "",
+            }
+        )
+    assert str(caught.value).splitlines()[1:] == [
+        "  - MSGMETER_CHECKPOINT_ROWS must be a whole number, not 'many'",
+        "  - MSGMETER_X is not a setting; see `msgmeter settings`",
+        "  - MSGMETER_STORE must be memory or rocksdb",
     ]
 
 
@@ -138,3 +157,13 @@ def test_a_wrong_setting_is_one_text_and_exit_code_2() -> None:
         "  - MSGMETER_PARTITIONS must be at least 1, not 0",
         "  - MSGMETER_STORE must be memory or rocksdb",
     ]
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "119", "120", "300"])
+def test_no_setting_is_cut_in_a_terminal_of_any_width(columns: str) -> None:
+    done = CliRunner().invoke(main, ["settings"], env={"COLUMNS": columns})
+    words = done.stdout.split()
+    for name, default, meaning in describe_settings():
+        assert any(each in words for each in (name, f"{name}={default}"))
+        assert default in done.stdout
+        assert set(meaning.split()) <= set(words)

@@ -79,7 +79,8 @@ def test_a_worker_of_the_version_before_stops_and_changes_nothing_and_the_newer_
         assert older.wait(60) == ExitCode.RECOVERY_FAILED, older.log_tail()
         assert (
             f"the state is of version {STATE_VERSION + 1}, written by a newer msgmeter;"
-            f" this one reads versions 1 to {STATE_VERSION} and has changed nothing" in older.log()
+            f" this one reads versions 1 to {STATE_VERSION} and has changed no topic and no row"
+            in older.log()
         )
         assert "Run the newer msgmeter" in older.log()
         assert "Traceback" not in older.log()

@@ -1,8 +1,10 @@
 """The stores of a worker's tables by themselves, without a broker."""
 
+import errno
 import multiprocessing
 import os
 import re
+import resource
 import shutil
 import struct
 import time
@@ -21,7 +23,8 @@ from pipeline.core import kept
 from pipeline.core.kept import STATE_VERSION, StateVersionError
 from pipeline.stream.changelog import APPLIED_HEADER, Bounds, PartitionReplay, trusted_position
 from pipeline.stream.notes import tombstone_note
-from pipeline.stream.stores import NOTHING, DamagedFileError, PartitionedStore, Position, RocksStore
+from pipeline.stream.rocksdb_files import DamagedFileError, UnusableFileError
+from pipeline.stream.stores import NOTHING, PartitionedStore, Position, RocksStore
 from pipeline.stream.tables import ChangelogTable
 
 TOPIC, OTHER_TOPIC = b"the topic's id, ", b"another one's id"
@@ -317,8 +320,8 @@ def test_damaged_notes_are_never_given_and_the_file_is_rebuilt_at_once(
     store.notes_of(0).tombstones.update((key, tombstone_note(bytes(8), 1)) for key in deleted)
     store.apply(0, {}, Position(9, bytes(8)), deleted)
     store.close_partition(0)
-    # Half of its blocks: those before, and the position, can be read.
-    flip(only(file_of(store), "*.sst"), 40_000, 40_000)
+    # In one of its keys.
+    flip(only(file_of(store), "*.sst"), 45_000)
     store = opened()
     assert trusted_position(store, 0, bounds(9)) == NOTHING
     assert not store.notes_of(0).tombstones
@@ -356,8 +359,51 @@ def test_a_file_that_cannot_be_made_is_told_by_its_path(opened: Open) -> None:
     store = opened()
     shutil.rmtree(file_of(store).parent)
     file_of(store).parent.write_text("a file where the directory should be")
-    with pytest.raises(DamagedFileError, match=r"state-0\.db cannot be made: "):
+    with pytest.raises(UnusableFileError, match=r"state-0\.db cannot be used: "):
         trusted_position(store, 0, bounds(9))
+
+
+def test_a_file_that_cannot_be_opened_for_want_of_descriptors_is_left_alone(opened: Open) -> None:
+    filled(opened)
+    store = opened()
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(next_one := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_one + 1, limit[1]))
+    try:
+        with pytest.raises(UnusableFileError, match=r"state-0\.db cannot be used: .*Too many open files"):
+            trusted_position(store, 0, bounds(9))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    assert trusted_position(store, 0, bounds(9)) == Position(9, bytes(8))
+
+
+def test_a_wiped_file_that_cannot_be_deleted_is_not_taken_for_an_empty_one(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(opened)
+    store = opened()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "rmdir", refuse)
+    with pytest.raises(UnusableFileError, match=r"state-0\.db cannot be used: .*Permission denied"):
+        trusted_position(store, 0, bounds(high=8))
+
+
+@pytest.mark.parametrize(("end", "is_kept"), [(9, True), (10, False)])
+def test_an_old_file_is_rebuilt_only_where_it_may_have_missed_a_deletion(
+    end: int, *, is_kept: bool, opened: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = opened()
+    trusted_position(store, 0, bounds(0))
+    with pytest.MonkeyPatch.context() as long_ago:
+        long_ago.setattr(time, "time", lambda: 1_700_000_000.0)
+        store.apply(0, {}, Position(9, bytes(8)))
+    store = opened()
+    assert (trusted_position(store, 0, bounds(end)) != NOTHING) is is_kept
+    reason = "state: partition 0 is rebuilt from its changelog: it was last changed at 2023-11-14T22:13:20Z"
+    assert caplog.messages == [reason] * (not is_kept)
 
 
 def test_a_file_that_another_process_has_open_is_waited_for_and_not_rebuilt(
