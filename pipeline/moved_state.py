@@ -1,32 +1,38 @@
-"""The state of one partition, copied into the changelogs of a new era: step 5 of `msgmeter repartition`.
+"""The state of an era, checked and then copied into the changelogs of the next: `msgmeter repartition`.
 
-Reads the changelogs of the era before, as recovery does; writes each value to the partition its tenant lives in now,
-and behind them a mark of its own (pipeline/stream/agreement.py): complete up to where the new era begins.
+Reads the changelogs of the era before, as recovery does, and refuses them where a worker would: the marks that follow
+would hide from all who come that something is lost. Writes each value to the partition its tenant lives in now, and
+behind them a mark of its own (pipeline/stream/agreement.py): complete up to where the new era begins.
 Never interprets more of a value than where it belongs (core/moving.py), never deletes, and never writes to a changelog
 that it reads. What is written twice is the same value twice.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import chain
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from pipeline.core.eras import Era
+from pipeline.core.eras import Era, offset_of
+from pipeline.core.identity_deltas import Draft
 from pipeline.core.kept import APPLIED_BYTES
 from pipeline.core.moving import drafts_without_tenant, heir_of_account, heir_of_window, heirs, moved_delta
 from pipeline.core.rules import HOUR_MILLISECONDS
 from pipeline.eras import EraError
 from pipeline.errors import Transient
 from pipeline.kafka_clients import kafka_configuration
+from pipeline.reading import committed_offsets
 from pipeline.settings import Settings
-from pipeline.stream.agreement import MARK_KEY, mark_of
+from pipeline.stream.agreement import MARK_KEY, Kept, Written, check_agreement, mark_of
 from pipeline.stream.changelog import PartitionReplay, bounds_of, read_to_end
 from pipeline.stream.notes import Notes
 from pipeline.stream.stores import NOTHING, Changes, Position
-from pipeline.topics import changelog_names
+from pipeline.topics import MESSAGES_RAW, changelog_names
 
 _FLUSH_SECONDS = 120.0
 _MEBIBYTE = 1 << 20
+_TABLES = ("accounts", "windows", "ids")
+"""In the order of `changelog_names`."""
 
 Placed = tuple[int, bytes, bytes]
 """Partition, key and value."""
@@ -35,7 +41,9 @@ Placed = tuple[int, bytes, bytes]
 class _Held:
     """The values of one changelog partition, in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, lost: int) -> None:
+        self.lost = lost
+        """So many of its first records are gone."""
         self.values: dict[bytes, bytes] = {}
         self._notes = Notes()
 
@@ -62,21 +70,52 @@ class _Held:
                 self.values[key] = value
 
 
-def check_drafts(settings: Settings) -> None:
-    """Raises EraError where messages wait of which an earlier version did not note where they belong."""
-    _, _, ids = changelog_names(settings.application)
-    unplaced = [
-        draft
-        for partition in range(settings.partitions)
-        for draft in drafts_without_tenant(_kept(settings, [ids], partition)[ids].values())
-    ]
+def check_state(settings: Settings, first_position: int, ends: Sequence[int]) -> None:
+    """Raises where what is kept in an era cannot be moved; `ends` are the offsets that the next one begins at.
+
+    AgreementError where the era's own workers would not go on with it, KeptValueError where it cannot be read, and
+    EraError where it is of another log, or messages wait of which an earlier version did not note where they belong.
+    """
+    # Asked before the changelogs are read: what was committed until then was written before.
+    committed = committed_offsets(settings, settings.partitions)
+    log = [(MESSAGES_RAW, partition) for partition in range(settings.partitions)]
+    bounds = bounds_of(_reading(settings), log, _never)
+    kept: list[Kept] = []
+    unplaced: list[Draft] = []
+    for (_, partition), bound in bounds.items():
+        held = _kept(settings, partition)
+        tables = [_written(name, each) for name, each in held.items()]
+        kept.append(Kept(partition, committed[partition], bound.low, bound.high, tables))
+        _check_behind(held, partition, first_position + ends[partition])
+        unplaced += drafts_without_tenant(_values(held["ids"]).values())
+    check_agreement(kept, settings.application, MESSAGES_RAW)
     if unplaced:
         last_at = max(draft.first_received_at for draft in unplaced)
         last_at += settings.pending_hours * HOUR_MILLISECONDS
         raise EraError(
             f"{len(unplaced)} messages wait that were first heard of under an earlier version, which did not note"
-            f" where they belong. They have ended {last_at} ms after 1970: let workers run until then, and try again"
+            f" where they belong. They have ended at {_instant(last_at)}: let workers run until then, and try again"
         )
+
+
+def _written(table: str, held: _Held) -> Written:
+    """How far a table is complete, as its worker would see it."""
+    mark = held.values.get(MARK_KEY)
+    written = None if mark is None else offset_of(int.from_bytes(mark[:APPLIED_BYTES], "big"))
+    return Written(table, written, is_empty=not held.values, lost=held.lost)
+
+
+def _check_behind(kept: dict[str, _Held], partition: int, end_position: int) -> None:
+    for value in (value for held in kept.values() for value in held.values.values()):
+        if int.from_bytes(value[:APPLIED_BYTES], "big") > end_position:
+            raise EraError(
+                f"the state of partition {partition} is ahead of the log: it is that of another one"
+            )
+
+
+def _instant(at: int) -> str:
+    """RFC 3339 in UTC, the second that has ended by then."""
+    return f"{datetime.fromtimestamp(-(-at // 1_000), UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def copy_partition(old: Settings, new: Settings, partition: int, end_position: int, era: Era) -> None:
@@ -97,13 +136,9 @@ def copy_partition(old: Settings, new: Settings, partition: int, end_position: i
         if error is not None:
             failed.append(error)
 
-    kept = _kept(old, changelog_names(old.application), partition)
-    accounts, windows, deltas = kept.values()
-    for value in (value for values in kept.values() for value in values.values()):
-        if int.from_bytes(value[:APPLIED_BYTES], "big") > end_position:
-            raise EraError(
-                f"the state of partition {partition} is ahead of the log: it is that of another one"
-            )
+    kept = _kept(old, partition)
+    _check_behind(kept, partition, end_position)
+    accounts, windows, deltas = map(_values, kept.values())
     placed: tuple[Iterable[Placed], ...] = (
         ((heir_of_account(key, new.partitions), key, value) for key, value in accounts.items()),
         ((heir_of_window(key, new.partitions), key, value) for key, value in windows.items()),
@@ -133,17 +168,25 @@ def _deltas(deltas: dict[bytes, bytes], partition: int, before: int, partitions:
             yield heir, *moved_delta(key, value, heir, partitions)
 
 
-def _kept(settings: Settings, changelogs: Iterable[str], partition: int) -> dict[str, dict[bytes, bytes]]:
-    """What is kept in a partition of each changelog, as recovery takes it up."""
-    kafka = {**kafka_configuration(settings), "log_level": "2"}
-    bounds = bounds_of(kafka, [(name, partition) for name in changelogs], _never)
-    held = {name: _Held() for name in changelogs}
+def _kept(settings: Settings, partition: int) -> dict[str, _Held]:
+    """What is kept in a partition, by table: accounts, windows, ids; as recovery takes it up, marks included."""
+    kafka = _reading(settings)
+    names = changelog_names(settings.application)
+    bounds = bounds_of(kafka, [(name, partition) for name in names], _never)
+    held = {name: _Held(bounds[name, partition].low) for name in names}
     replays = {name: PartitionReplay(values, partition) for name, values in held.items()}
     starts = {where: each.low for where, each in bounds.items() if each.low < each.high}
     read_to_end(kafka, starts, lambda where, records: replays[where[0]].take(records), _never)
-    for values in held.values():
-        values.values.pop(MARK_KEY, None)
-    return {name: values.values for name, values in held.items()}
+    return dict(zip(_TABLES, held.values(), strict=True))
+
+
+def _values(held: _Held) -> dict[bytes, bytes]:
+    """Without the mark."""
+    return {key: value for key, value in held.values.items() if key != MARK_KEY}
+
+
+def _reading(settings: Settings) -> dict[str, str]:
+    return {**kafka_configuration(settings), "log_level": "2"}
 
 
 def _never() -> bool:

@@ -4,9 +4,10 @@ Takes settings and the number of partitions; changes topics and state so that wo
 (core/eras.py), and records it. Nothing of the era before is changed or deleted but the number of partitions of the
 topics, which only grows. Each step may be repeated, so after a kill the procedure is just started again:
 
-1. the new era is recorded as *begun*: from here on no worker starts;
-2. nobody may be in the group, and what lies in the log must be committed: then no effect of an open epoch is left over
-   that would be done again under other positions. Where that is not so, the era is *withdrawn*, and all is as before;
+1. nobody may be in the group, and what lies in the log must be committed: then no effect of an open epoch is left over
+   that would be done again under other positions. State must be complete up to there, as a worker would ask of it;
+2. the new era is recorded as *begun*: from here on no worker starts, and one that joins ends. That nobody has been in
+   the group is asked once more. What is refused until here leaves all as before, the era *withdrawn*;
 3. the committed offsets are recorded: the first of the new era. What gateways append from here on belongs to it;
 4. topics get their partitions, and the new era changelogs of its own;
 5. values are copied into them, each to the partition its tenant lives in now (core/moving.py);
@@ -25,9 +26,11 @@ from clickhouse_connect.driver.client import Client
 from pipeline.clickhouse.eras import RecordedEra, record, recorded_eras
 from pipeline.clickhouse_clients import connect_migrated
 from pipeline.core.eras import FIRST_ERA, MAX_ERA, Era
+from pipeline.core.kept import KeptValueError
 from pipeline.eras import EraError, last_ready, settings_in
+from pipeline.errors import MsgmeterError
 from pipeline.log_groups import LogGroup
-from pipeline.moved_state import check_drafts, copy_partition
+from pipeline.moved_state import check_state, copy_partition
 from pipeline.settings import Settings
 from pipeline.topics import add_partitions, create_topics, state_partitions
 
@@ -86,16 +89,26 @@ def _eras(client: Client, settings: Settings, partitions: int) -> tuple[Recorded
 
 
 def _begin(client: Client, begun: RecordedEra, old: Settings, group: LogGroup, tell: Tell) -> RecordedEra:
-    """Steps 1 to 3; gives the era with its first offsets."""
-    create_topics(old)  # What `migrate` refuses is refused before anything is begun.
-    tell(f"beginning era {begun.era.number}: no worker starts from here on")
-    begun = record(client, begun)
+    """Steps 1 to 3; gives the era with its first offsets. What is refused here leaves all as it was."""
     try:
+        create_topics(old)  # What `migrate` refuses is refused before anything is begun.
         committed = group.check_drained()
-        check_drafts(old)
-    except EraError:
-        record(client, replace(begun, state="withdrawn"))
+        check_state(old, _first_position(begun), committed)
+        tell(f"beginning era {begun.era.number}: no worker starts from here on")
+        begun = record(client, begun)
+        if group.check_drained() != committed:
+            raise EraError("a worker has been in the group while its state was checked: try again")
+    except (MsgmeterError, KeptValueError) as error:
+        if begun.version:  # It was recorded, now or in an earlier try, perhaps as begun.
+            record(client, replace(begun, state="withdrawn"))
+        if isinstance(error, KeptValueError):
+            raise EraError(f"the state cannot be moved: {error}") from error
         raise
     first_offsets = (*committed, *[0] * (begun.partitions - old.partitions))
     tell("everything is metered; recording where the new era begins")
     return record(client, replace(begun, era=Era(begun.era.number, first_offsets)))
+
+
+def _first_position(begun: RecordedEra) -> int:
+    """Of the era before."""
+    return Era(begun.era.number - 1).first_position

@@ -1,20 +1,28 @@
 """In which era a worker works: what `repartition` recorded decides, and whoever may not run is told what to do."""
 
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from clickhouse_connect.driver.client import Client
+from confluent_kafka import Producer
+from log_topics import delete_topics
 
 from pipeline.clickhouse.client import connect
 from pipeline.clickhouse.eras import EraState, RecordedEra, record, recorded_eras
 from pipeline.clickhouse.migrate import apply_migrations
 from pipeline.core.eras import FIRST_ERA, Era
+from pipeline.core.identity_deltas import Draft, IdentityDelta, encode_delta
+from pipeline.core.kept import STATE_VERSION
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
 from pipeline.eras import EraError, present_era, settings_in
-from pipeline.errors import Permanent
+from pipeline.errors import MsgmeterError, Permanent
+from pipeline.log_groups import LogGroup
 from pipeline.repartition import repartition
 from pipeline.settings import Settings
+from pipeline.stream.agreement import MARK_KEY, AgreementError, mark_of
+from pipeline.topics import MESSAGES_RAW, changelog_names, create_topics, state_partitions
 
 FOUR, EIGHT = Settings(partitions=4), Settings(partitions=8)
 
@@ -116,3 +124,86 @@ def test_another_number_than_the_one_begun_is_refused(
     there = replace(settings, clickhouse=f"{clickhouse.url}/{database}")
     with pytest.raises(EraError, match="a change to 8 partitions has begun: finish it first"):
         repartition(there, 12, [].append)
+
+
+# What is refused before the first offsets of an era are recorded.
+
+
+@pytest.fixture
+def drained(
+    client: Client,
+    settings: Settings,
+    clickhouse: EmbeddedClickHouse,
+    database: str,
+) -> Iterator[Settings]:
+    """A log with two records that are committed, and changelogs that say nothing yet."""
+    made = replace(
+        settings, clickhouse=f"{clickhouse.url}/{database}", application=f"moved-{uuid.uuid4().hex[:8]}"
+    )
+    delete_topics(made)
+    create_topics(made)
+    append(made, MESSAGES_RAW, b"", b"1", b"2")
+    LogGroup(made).commit([2, *[0] * (made.partitions - 1)])
+    yield made
+    delete_topics(made)
+    create_topics(settings)
+
+
+def append(settings: Settings, topic: str, key: bytes, *values: bytes) -> None:
+    """Records in the topic's first partition."""
+    producer = Producer({"bootstrap.servers": settings.kafka})
+    for value in values:
+        producer.produce(topic, value, key, 0)
+    assert producer.flush(30) == 0
+
+
+def keep(settings: Settings, *, written: tuple[int, int, int] = (2, 2, 2)) -> None:
+    """What a worker writes behind records: here, marks alone."""
+    for name, mark in zip(changelog_names(settings.application), written, strict=True):
+        append(settings, name, MARK_KEY, mark_of(mark))
+
+
+def refusal(settings: Settings, error: type[MsgmeterError]) -> str:
+    """What `repartition` says, which leaves the topics alone."""
+    with pytest.raises(error) as raised:
+        repartition(settings, 2 * settings.partitions, [].append)
+    assert state_partitions(settings) == settings.partitions
+    return str(raised.value)
+
+
+def test_state_that_was_lost_is_not_moved(drained: Settings, client: Client) -> None:
+    """Its new marks would say that it is complete."""
+    assert "nothing is kept of accounts, windows, ids" in refusal(drained, AgreementError)
+    assert recorded_eras(client) == []
+
+
+def test_state_that_ends_before_what_is_committed_is_not_moved(drained: Settings, client: Client) -> None:
+    keep(drained, written=(1, 2, 2))
+    assert "accounts ends at 1: the records between" in refusal(drained, AgreementError)
+    assert recorded_eras(client) == []
+
+
+def test_a_try_that_is_taken_up_and_refused_is_withdrawn_whatever_refuses(
+    drained: Settings, client: Client
+) -> None:
+    """Else no worker could start, and nobody mend what is refused."""
+    begun = record(client, RecordedEra(Era(1), 2 * drained.partitions, "begun"))
+    refusal(drained, AgreementError)
+    assert recorded_eras(client) == [replace(begun, state="withdrawn", version=2)]
+    record(client, replace(begun, version=2))
+    accounts, *_ = changelog_names(drained.application)
+    append(drained, accounts, b"acme", bytes([0] * 8 + [STATE_VERSION + 1]))
+    assert "written by a newer msgmeter" in refusal(drained, EraError)
+    assert present_era(client, drained) == FIRST_ERA
+
+
+def test_until_when_messages_wait_that_cannot_be_placed_is_said_as_an_instant(drained: Settings) -> None:
+    keep(drained)
+    draft = Draft(first_received_at=1_770_113_700_001, first_offset=0, fingerprint=0)
+    delta = IdentityDelta(
+        0, 0, 0, (b"", b"", b"", b""), (b"", b""), {b"waits": draft}, {}, 0, 0, 0
+    )  # fmt: skip
+    *_, ids = changelog_names(drained.application)
+    append(drained, ids, bytes(6), encode_delta(delta))
+    waiting = replace(drained, pending_hours=24)
+    assert "They have ended at 2026-02-04T10:15:01Z: let workers run" in refusal(waiting, EraError)
