@@ -7,6 +7,7 @@ and numbers are marked, so that they can be searched for afterwards.
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, count, islice
 from random import Random
@@ -76,6 +77,8 @@ class ChaoticGateway:
     def __init__(
         self, system: System, random: Random, records_per_second: int, messages: int, tenants: int
     ) -> None:
+        self.sent: Counter[int] = Counter()
+        """How often each record was given to the producer, by the hash of its key and value."""
         self.sent_count = 0
         self._system = system
         self._random = random
@@ -141,6 +144,7 @@ class ChaoticGateway:
                 self._producer.poll(0.1)
             else:
                 break
+        self.sent[hash((record.key, record.value))] += 1
         self.sent_count += 1
 
     def _note(self, error: KafkaError | None, _: Message) -> None:

@@ -42,7 +42,7 @@ def test_whatever_dies_every_message_is_counted_once(tmp_path: Path) -> None:
         deployment.scale(2)
         await_everything_committed(deployment)
         seconds = time.monotonic() - began
-        verdict = judge(deployment, gateway.sent_count)
+        verdict = judge(deployment, gateway.sent)
         reconciled = reconcile(deployment)
         write_report(os.environ.get("CHAOS_REPORT"), SEED, seconds, deployment, campaign, verdict, reconciled)
         assert not verdict.differences, f"CHAOS_SEED={SEED}\n" + "\n".join(verdict.differences)

@@ -51,7 +51,7 @@ def test_an_outage_of_clickhouse_costs_time_and_nothing_else(tmp_path: Path) -> 
 
         gateway.join()
         await_condition(deployment, lambda: system.uncommitted() == 0)
-        verdict = judge(deployment, gateway.sent_count)
+        verdict = judge(deployment, gateway.sent)
         text = report(backlog, seconds, done / seconds, memory_bytes, peak_bytes, verdict)
         print(text)
         if "OUTAGE_REPORT" in os.environ:
