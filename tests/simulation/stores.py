@@ -63,7 +63,7 @@ class DiskFiles(MemoryFiles):
         super().__init__(name)
         self._disk = disk
 
-    def open_partition(self, partition: int, _changelog: bytes = b"", *, waits: bool = True) -> Position:
+    def open_partition(self, partition: int, *_: bytes | int, waits: bool = True) -> Position:
         if partition not in self._partitions:
             super().open_partition(partition)
             notes = self.notes_of(partition)
