@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from pipeline.access import permissions
 from pipeline.cli import main
+from pipeline.cli.reconcile import DIFFERS, INCOMPLETE
 from pipeline.cli.refusal_meanings import MEANINGS
 from pipeline.clickhouse.client import Table
 from pipeline.clickhouse.facts import FACTS
@@ -21,6 +22,7 @@ from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, CONTACTS, ENTRIES, U
 from pipeline.core.refusals import Refusal
 from pipeline.data import plan_names
 from pipeline.settings import Settings, describe_settings
+from pipeline.stream.exits import ExitCode
 from pipeline.topics import topics
 
 ROOT = Path(__file__).parents[1]
@@ -234,6 +236,11 @@ def test_the_readme_lists_what_each_role_may_do_in_kafka() -> None:
         kind = "group " if each.resource == "group" else ""
         expected.append(f"| {each.role} | {kind}{names} | {', '.join(each.operations)} |")
     assert "\n".join(expected) + "\n\n" in _section("Securing"), "paste this:\n" + "\n".join(expected)
+
+
+def test_the_readme_lists_every_exit_code() -> None:
+    codes = [int(code) for code in re.findall(r"^\| (\d+) \|", _section("Operating"), re.MULTILINE)]
+    assert codes == [0, 1, 2, 3, DIFFERS, INCOMPLETE, *ExitCode]
 
 
 def test_the_readme_lists_every_refusal_in_the_order_of_the_checks() -> None:
