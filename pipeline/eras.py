@@ -6,18 +6,22 @@ one that wakes up late. Raises EraError, which says what to do, where a worker m
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from time import sleep
 
 from clickhouse_connect.driver.client import Client
 
 from pipeline.clickhouse.eras import RecordedEra, recorded_eras
-from pipeline.clickhouse_clients import connect_migrated
+from pipeline.clickhouse_clients import connect_clickhouse, connect_migrated
 from pipeline.core.eras import FIRST_ERA, Era
 from pipeline.errors import MsgmeterError, Transient
 from pipeline.settings import Settings
 
 _log = logging.getLogger(__name__)
+
+_STOP_SECONDS = 1.0
+"""A recovery that waits notices so late that it is to stop."""
 
 
 class EraError(MsgmeterError):
@@ -32,6 +36,31 @@ def await_era(settings: Settings) -> Era:
         except Transient as error:
             _log.warning("which era of the log it is, ClickHouse knows, which is away: %s", error)
             sleep(error.retry_after_seconds)
+
+
+def check_same_era(settings: Settings, era: Era, stopped: Callable[[], bool]) -> None:
+    """Raises EraError where workers of these settings are no longer in `era`; asked by each that is in the group.
+
+    One that asked when it started may join seconds later, when `repartition` has seen that nobody is there. Waits for a
+    ClickHouse that is away, until `stopped`. Newer migrations are no fault: an upgrade applies them under old workers.
+    """
+    while not stopped():
+        try:
+            client = connect_clickhouse(settings)
+            try:
+                present = present_era(client, settings)
+            finally:
+                client.close()
+        except Transient as error:
+            _log.warning("which era of the log it is, ClickHouse knows, which is away: %s", error)
+            sleep(min(error.retry_after_seconds, _STOP_SECONDS))
+            continue
+        if present != era:
+            raise EraError(
+                f"messages.raw is in era {present.number} since `msgmeter repartition`, and this worker in era"
+                f" {era.number}: start it anew"
+            )
+        return
 
 
 def present_era(client: Client, settings: Settings) -> Era:

@@ -59,10 +59,17 @@ class LogGroup:
         self._check_empty()
         committed = committed_offsets(self._settings, self._settings.partitions)
         # What the broker has forgotten since, nobody has committed anew.
-        if any(offset not in (0, first_offsets[number]) for number, offset in committed.items()):
+        moved = [number for number, offset in committed.items() if offset not in (0, first_offsets[number])]
+        if moved:
+            steps = "\n".join(
+                f"  kafka-consumer-groups.sh --group {self._name} --topic {MESSAGES_RAW}:{number} --reset-offsets"
+                f" --to-offset {first_offsets[number]} --execute"
+                for number in moved
+            )
             raise EraError(
-                f"A worker has been in the group {self._name} since this began, and committed other offsets:"
-                " what it metered would be metered again. The state before is untouched; do not go on"
+                f"the offsets of group {self._name} were changed since this began. If they were set by hand, set them"
+                f" back and start it again:\n{steps}\nIf a worker ran, what it metered would be metered again: then put"
+                " back what was saved before, state topics, database and offsets together"
             )
 
     def commit(self, offsets: Sequence[int]) -> None:

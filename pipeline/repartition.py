@@ -31,8 +31,9 @@ from pipeline.eras import EraError, last_ready, settings_in
 from pipeline.errors import MsgmeterError
 from pipeline.log_groups import LogGroup
 from pipeline.moved_state import check_state, copy_partition
+from pipeline.reading import TopicReader
 from pipeline.settings import Settings
-from pipeline.topics import add_partitions, create_topics, state_partitions
+from pipeline.topics import MESSAGES_RAW, add_partitions, create_topics, state_partitions
 
 Tell = Callable[[str], None]
 
@@ -53,6 +54,7 @@ def repartition(settings: Settings, partitions: int, tell: Tell) -> None:
     if not begun.era.first_offsets:
         begun = _begin(client, begun, old, group, tell)
     first_offsets = begun.era.first_offsets
+    _check_left(client, begun, old, group)
     tell(f"adding partitions: {before.partitions} to {partitions}")
     add_partitions(old, partitions)
     tell("creating the state topics of the new era")
@@ -107,6 +109,21 @@ def _begin(client: Client, begun: RecordedEra, old: Settings, group: LogGroup, t
     first_offsets = (*committed, *[0] * (begun.partitions - old.partitions))
     tell("everything is metered; recording where the new era begins")
     return record(client, replace(begun, era=Era(begun.era.number, first_offsets)))
+
+
+def _check_left(client: Client, begun: RecordedEra, old: Settings, group: LogGroup) -> None:
+    """Raises where somebody has been in the group; withdraws the era while the log has its partitions of before."""
+    try:
+        group.check_left(begun.era.first_offsets)
+    except EraError as error:
+        with TopicReader(old, MESSAGES_RAW) as reader:
+            if reader.partitions != old.partitions:
+                raise
+        record(client, replace(begun, state="withdrawn"))
+        raise EraError(
+            f"{error}\nNo partition was added yet, so all is as before: let workers run until everything is metered,"
+            " stop them, and try again"
+        ) from error
 
 
 def _first_position(begun: RecordedEra) -> int:

@@ -39,8 +39,8 @@ MAY_IMPORT = {
     "clickhouse": {"core", "clickhouse", "errors"},
     "embedded": {"embedded", "errors"},
     "stream": {
-        "access", "clickhouse", "clickhouse_clients", "core", "data", "errors", "kafka_clients", "metrics", "rules",
-        "settings", "stream", "topics",
+        "access", "clickhouse", "clickhouse_clients", "core", "data", "eras", "errors", "kafka_clients", "metrics",
+        "rules", "settings", "stream", "topics",
     },
 }  # fmt: skip
 """Which parts of `pipeline` a folder may import. What is not named here is the edge, which may import all."""

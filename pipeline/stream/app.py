@@ -17,6 +17,7 @@ from pipeline import metrics
 from pipeline.clickhouse_clients import connect_migrated
 from pipeline.core.eras import FIRST_ERA, Era
 from pipeline.core.kept import KeptValueError
+from pipeline.eras import check_same_era
 from pipeline.kafka_clients import kafka_configuration, kafka_tls
 from pipeline.rules import make_rules
 from pipeline.settings import Settings
@@ -105,6 +106,7 @@ def make_app(settings: Settings, era: Era = FIRST_ERA) -> MeterApp:
             kafka=kafka_configuration(settings),
             source_topic=MESSAGES_RAW,
             remembered_seconds=compaction_lag_milliseconds(settings) / 1000,
+            check_era=partial(check_same_era, settings, era),
         ),
         table_standby_replicas=settings.standbys,
         broker_session_timeout=float(settings.session_seconds),

@@ -31,7 +31,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -196,6 +196,7 @@ class Recovery(Service):  # type: ignore[misc]
         began = time.monotonic()
         names = [table.changelog_topic_name for table in tables]
         check_alike(self.tables.kafka, self.tables.source_topic, names, assignment.overtaken.is_set)
+        self.tables.check_era(assignment.overtaken.is_set)
         committed = committed_offsets(
             self.tables.kafka,
             self.app.conf.id,
@@ -294,7 +295,8 @@ class MeterTableManager(TableManager):  # type: ignore[misc]
 
     `faust.App(TableManager=functools.partial(MeterTableManager, kafka=..., source_topic=...))`: `kafka` is
     librdkafka's configuration of a client (`bootstrap.servers`, security). A standby remembers a deletion for
-    `remembered_seconds`, a day by default: longer than any worker writes on without owning.
+    `remembered_seconds`, a day by default: longer than any worker writes on without owning. `check_era` raises where
+    the log is in another era by now; it is given what says to stop waiting.
     """
 
     def __init__(
@@ -304,12 +306,14 @@ class MeterTableManager(TableManager):  # type: ignore[misc]
         kafka: Mapping[str, str],
         source_topic: str,
         remembered_seconds: float = 86_400.0,
+        check_era: Callable[[Callable[[], bool]], None] = lambda _: None,
         **kwargs: Any,
     ) -> None:
         super().__init__(app, **kwargs)
         self.kafka = dict(kafka)
         self.source_topic = source_topic
         self.remembered_seconds = remembered_seconds
+        self.check_era = check_era
 
     async def on_start(self) -> None:
         """Start the tables; upstream sleeps for a second first, for tables declared while the app starts."""

@@ -16,7 +16,7 @@ from pipeline.core.eras import FIRST_ERA, Era
 from pipeline.core.identity_deltas import Draft, IdentityDelta, encode_delta
 from pipeline.core.kept import STATE_VERSION
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
-from pipeline.eras import EraError, present_era, settings_in
+from pipeline.eras import EraError, check_same_era, present_era, settings_in
 from pipeline.errors import MsgmeterError, Permanent
 from pipeline.log_groups import LogGroup
 from pipeline.repartition import repartition
@@ -207,3 +207,31 @@ def test_until_when_messages_wait_that_cannot_be_placed_is_said_as_an_instant(dr
     append(drained, ids, bytes(6), encode_delta(delta))
     waiting = replace(drained, pending_hours=24)
     assert "They have ended at 2026-02-04T10:15:01Z: let workers run" in refusal(waiting, EraError)
+
+
+# What happens to workers and groups meanwhile.
+
+
+def never() -> bool:
+    return False
+
+
+def test_a_worker_that_joins_behind_the_beginning_of_a_change_ends(drained: Settings, client: Client) -> None:
+    check_same_era(drained, FIRST_ERA, never)
+    begun = record(client, RecordedEra(Era(1), 2 * drained.partitions, "begun"))
+    with pytest.raises(EraError, match="has begun and is not finished: run"):
+        check_same_era(drained, FIRST_ERA, never)
+    record(client, replace(begun, state="ready"))
+    with pytest.raises(EraError, match="in era 1 since `msgmeter repartition`, and this worker in era 0"):
+        check_same_era(replace(drained, partitions=begun.partitions), FIRST_ERA, never)
+
+
+def test_a_group_that_went_on_before_partitions_were_added_withdraws_the_era(
+    drained: Settings, client: Client
+) -> None:
+    first_offsets = (1, *[0] * (2 * drained.partitions - 1))
+    record(client, RecordedEra(Era(1, first_offsets), 2 * drained.partitions, "begun"))
+    said = refusal(drained, EraError)
+    assert f"{MESSAGES_RAW}:0 --reset-offsets --to-offset 1 --execute" in said
+    assert "No partition was added yet, so all is as before" in said
+    assert present_era(client, drained) == FIRST_ERA
