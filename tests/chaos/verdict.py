@@ -91,7 +91,8 @@ def judge(deployment: Deployment, sent: Counter[int]) -> Verdict:
     report = simulated_report(log, make_rules(system.settings))
     totals, expected = running(system.settings.kafka, deployment.direct_url), simulated(report)
     differences = totals.differences(expected)
-    # A producer whose brokers die may append a batch twice, for all its idempotence; what was acknowledged has to be there.
+    # A producer whose brokers die may append a batch twice, for all its idempotence; what was acknowledged has to
+    # be there.
     found = Counter(hash((record.key, record.value)) for part in log.values() for record in part)
     if lost := sum((sent - found).values()):
         differences.append(f"{lost} records that were acknowledged are not in the log")
