@@ -85,6 +85,7 @@ def test_a_worker_that_is_cut_from_kafka_and_then_from_both_changes_nothing(
         system.send(pieces[1])
         system.await_all_committed()
         assert held.release() == "HTTP/1.1 200 OK"
+        system.assert_agreement([*pieces[0], *pieces[1]], f"FAULTS_SEED={SEED}")
         rebalances = cut.rebalances()
         cable.heal()
         await_back(cut, system, rebalances)
