@@ -8,6 +8,9 @@ _EPOCHS = "tests/stream/test_epochs.py"
 _CHUNKS = "pipeline/stream/chunks.py"
 _CHUNKS_TEST = "tests/stream/test_chunks.py"
 _STORES = "pipeline/stream/stores.py"
+_CLIENT = "pipeline/clickhouse/client.py"
+_FAULTS = "tests/faults/test_clickhouse_faults.py"
+_TAKEOVERS = "tests/faults/test_takeovers.py"
 _STORES_TEST = "tests/stream/test_stores.py"
 
 
@@ -172,6 +175,113 @@ PROTECTIONS: tuple[Protection, ...] = (
             ),
         ),
         test="tests/faults/test_clickhouse_faults.py::test_an_answer_that_is_cut_off_anywhere_is_never_taken_for_less",
+    ),
+    Protection(
+        fault="ClickHouse dies while it writes the head of an answer",
+        keeps="an answer without its summary is none: http.client takes the stream's end for the head's",
+        edits=_without(_CLIENT, "    _assert_whole_head(result.summary)\n"),
+        test=f"{_FAULTS}::test_figures_for_people_are_never_those_of_an_answer_without_an_end",
+    ),
+    Protection(
+        fault="ClickHouse dies while it writes the head of an insert's answer",
+        keeps="the insert is repeated: its 200 may have been written before the rows were",
+        edits=_without(_CLIENT, "    _assert_whole_head(told.summary)\n"),
+        test=f"{_FAULTS}::test_a_lasting_fault_is_a_passing_error_and_says_how_long_to_wait",
+    ),
+    Protection(
+        fault="windows summed from facts are cut off",
+        keeps="no window keeps what it was",
+        edits=_without(
+            "pipeline/clickhouse/queries.py",
+            "    return ask_whole(client, _statement(name), parameters=parameters)\n",
+            "    return ask(client, _statement(name), parameters=parameters)\n",
+        ),
+        test=f"{_FAULTS}::test_an_answer_that_is_cut_off_anywhere_is_never_taken_for_less",
+    ),
+    Protection(
+        fault="a balancer has waited for an insert for too long",
+        keeps="its 408 passes by itself, where other 4xx end the worker",
+        edits=_without(_CLIENT, ' and f"HTTP status {_REQUEST_TIMEOUT}" not in text'),
+        test=f"{_FAULTS}::test_a_lasting_fault_is_a_passing_error_and_says_how_long_to_wait",
+    ),
+    Protection(
+        fault="the driver repeats an insert that was executed",
+        keeps="the token stores it once",
+        edits=_without(
+            _CLIENT,
+            '"insert_deduplication_token": token',
+            '"insert_deduplication_token": f"{token}{__import__(\'time\').time_ns()}"',
+        ),
+        test=f"{_FAULTS}::test_every_row_is_stored_once_whatever_happens_to_its_insert",
+    ),
+    Protection(
+        fault="an insert of a zombie arrives behind its successor's",
+        keeps="the rows of the later place in the log stay",
+        edits=_without(
+            "pipeline/stream/storing.py",
+            "*dimensions, *cell, window.applied_offset)",
+            "*dimensions, *cell, 0)",
+        ),
+        test=f"{_TAKEOVERS}::test_an_insert_of_a_zombie_that_arrives_after_its_successors_changes_nothing",
+    ),
+    Protection(
+        fault="the network is cut between a worker and Kafka alone",
+        keeps="accounts it stores late do not replace its successor's",
+        edits=_without(
+            "pipeline/stream/storing.py", "        account.applied_offset,\n    )", "        0,\n    )"
+        ),
+        test="tests/faults/test_network.py",
+    ),
+    Protection(
+        fault="a zombie writes a table between asking for its partitions and noticing",
+        keeps="the values of the later place in the log win, wherever they stand in the changelog",
+        edits=_without(
+            "pipeline/stream/changelog.py",
+            "            if applied < held_applied or (",
+            "            if False and (",
+        ),
+        test=f"{_TAKEOVERS}::test_tables_of_a_zombie_that_slept_between_asking_and_writing_change_nothing",
+    ),
+    # Machines.
+    Protection(
+        fault="the disk is full while tables are written",
+        keeps="the worker ends and says what to do",
+        edits=_without(
+            _STORES,
+            "            with full_disk_ends_process(self.partition_path(partition)):\n                self",
+            "            if True:\n                self",
+        ),
+        test="tests/faults/test_disk.py",
+    ),
+    Protection(
+        fault="the disk is full while tables are opened",
+        keeps="no file is taken for corrupt and wiped",
+        edits=_without(
+            _STORES,
+            "with shared_timer.opening(), full_disk_ends_process(self.partition_path(partition)):",
+            "with shared_timer.opening():",
+        ),
+        test="tests/faults/test_disk.py",
+    ),
+    Protection(
+        fault="a worker's clock steps an hour",
+        keeps="the watchdog sees time pass, not what a clock shows",
+        edits=_without(
+            "pipeline/stream/watchdog.py",
+            '_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)',
+            "_CLOCK = time.CLOCK_REALTIME",
+        ),
+        test="tests/faults/test_clocks.py::test_a_workers_clock_that_steps_an_hour_changes_nothing",
+    ),
+    Protection(
+        fault="a refusal quotes what it refuses",
+        keeps="no topic, table, log or metric holds what only the carrier may read",
+        edits=_without(
+            "pipeline/core/outcomes.py",
+            '"digest": blake2b(value, digest_size=16).hexdigest(),',
+            '"digest": value[:400].hex(),',
+        ),
+        test="tests/faults/test_leaks.py",
     ),
     # Kafka.
     Protection(
