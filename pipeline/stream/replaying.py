@@ -106,9 +106,11 @@ class Replaying:
         """Return when the ends of all partitions are reached, as `reading_passes` has it, or when told to stop."""
         every, leant_on = reading_passes(list(dict.fromkeys(self._tables.values())))
         self._read_to_end(
-            where for where, table in self._tables.items() if table in every and self._is_behind(where)
+            where
+            for where, table in self._tables.items()
+            if _is_among(table, every) and self._is_behind(where)
         )
-        self._read_to_end(where for where, table in self._tables.items() if table in leant_on)
+        self._read_to_end(where for where, table in self._tables.items() if _is_among(table, leant_on))
 
     def _read_to_end(self, changelogs: Iterable[TopicAndPartition]) -> None:
         starts = {
@@ -150,3 +152,8 @@ class Replaying:
     def replayed(self) -> list[Replayed]:
         """All partitions with their replays."""
         return [Replayed(self._tables[where], where[1], replay) for where, replay in self._replays.items()]
+
+
+def _is_among(table: ChangelogTable, tables: Iterable[ChangelogTable]) -> bool:
+    """Whether it is one of them; `in` would compare tables as mappings, and read and decode them whole."""
+    return any(table is each for each in tables)
