@@ -2,7 +2,7 @@
 
 `Network` has one cable to this machine, with an address at our end for each server and one at the process's. A cut
 gives the process a wrong hardware address for a server: packets leave and arrive nowhere, as behind a dead switch; with
-`both_ways` what the servers send gets lost as well. `may_make_networks` says whether this machine lets us.
+`both_ways` what the servers send gets lost as well.
 """
 
 import contextlib
@@ -19,15 +19,6 @@ def _run(*command: str) -> None:
     if done.returncode:
         is_refused = any(text in done.stderr for text in ("not permitted", "Permission denied"))
         raise (PermissionError if is_refused else RuntimeError)(f"{' '.join(command)}: {done.stderr.strip()}")
-
-
-def may_make_networks() -> str:
-    """Empty where we may; else what the system said."""
-    try:
-        with network():
-            return ""
-    except PermissionError as error:
-        return str(error)
 
 
 @dataclass(frozen=True)
