@@ -5,6 +5,8 @@ would have it: one that has ended is started again, whatever ended it, and its e
 """
 
 import contextlib
+import re
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -43,6 +45,8 @@ _LEADERS_MOVE_BACK = {
     "leader.imbalance.per.broker.percentage": "0",
 }
 """So that each kill of a broker moves the leaders of its partitions twice: away, and back while all is well."""
+
+_ADDRESS = re.compile(r"127\.0\.0\.1:\d+(/bootstrap)?(,127\.0\.0\.1:\d+)*")
 
 
 @dataclass
@@ -193,10 +197,15 @@ class Deployment:
 
 
 def _ending(process: WorkerProcess) -> str:
-    """The exit code, and for what nobody foresaw the last line of the log."""
-    code = process.exit_code
-    last = process.log_tail().splitlines()[-1:] if code not in (0, 73) else []
-    return " ".join([f"exit {code}", *last])[:300]
+    """The exit code or the signal, and what was said of it."""
+    code = process.exit_code or 0
+    if code < 0:
+        return signal.Signals(-code).name
+    said = [
+        line for line in process.log_tail().splitlines() if "CRITICAL" in line or line.startswith("msgmeter:")
+    ]
+    text = said[-1].rpartition("): ")[2] if said and code > 3 else "".join(said[-1:])
+    return f"exit {code} {_ADDRESS.sub('a broker', text)[:160]}".rstrip()
 
 
 @contextlib.contextmanager
