@@ -33,11 +33,11 @@ from pipeline.core.identity_deltas import (
     IdentityDelta,
     KeptDelta,
     Span,
-    decode_delta,
     delta_key,
     delta_number,
     drop_obsolete,
     encode_delta,
+    take_apart,
 )
 from pipeline.core.outcomes import Fact
 
@@ -287,7 +287,8 @@ class IdentityIndex:
 
     def load(self, deltas: Iterable[bytes]) -> None:
         """Takes up the persisted deltas of a partition, in any order, into an empty index."""
-        decoded = sorted(map(decode_delta, deltas), key=lambda delta: delta.number)
+        left_over, decoded = take_apart(deltas)
+        self._persisted.extend(KeptDelta(each.number, 0, each.applied_offset, 0) for each in left_over)
         for delta in decoded:
             self._load(delta)
         # Changes are taken in the order of the log, which after a worker's pause may not be that of the numbers.
@@ -304,9 +305,7 @@ class IdentityIndex:
         columns = (self._highs, self._lows, self._words, self._fingerprints)
         # Around a worker's pause deltas overlap: sequence numbers follow the log, so the longer one is taken.
         overlap = delta.base - self._first
-        assert 0 <= overlap <= len(self._highs), (
-            f"identity delta {delta.number} does not follow the one before"
-        )
+        assert 0 <= overlap <= len(self._highs), f"identity delta {delta.number} follows no other"
         if overlap + len(delta.new[0]) // 8 >= len(self._highs):
             for column, data in zip(columns, delta.new, strict=True):
                 del column[overlap:]
@@ -366,6 +365,7 @@ class IdentityIndex:
             horizon_at=self.horizon_at,
             refunded=self._open_refunded,
             occurred_before=self._occurred_before,
+            first_number=self._persisted[0].number if self._persisted else self._number,
         )
         if self._persisted and self._persisted[-1].number == self._number:
             self._persisted.pop()

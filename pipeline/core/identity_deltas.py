@@ -4,6 +4,7 @@ Takes and gives records; decides nothing. `IdentityIndex` says when a delta begi
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -95,6 +96,8 @@ class IdentityDelta(Struct, array_like=True):
     `horizon_at` is not enough: deletions by a worker that had lost the partition may come late, and the delta they
     came with be replaced by one of its successor, which holds what is deleted.
     """
+    first_number: int = 0
+    """Nothing needed any delta of a lower number when this one was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,3 +173,16 @@ def delta_key(number: int) -> bytes:
 def delta_number(key: bytes) -> int:
     """The number in a delta's key."""
     return int.from_bytes(key, "big")
+
+
+def take_apart(deltas: Iterable[bytes]) -> tuple[list[IdentityDelta], list[IdentityDelta]]:
+    """The deltas that nothing needs any more, and all others, each by number.
+
+    A worker deletes those it knows of. One that a worker wrote after it had lost the partition would bring drafts back
+    that deltas between, deleted since, took back.
+    """
+    decoded = sorted(map(decode_delta, deltas), key=lambda delta: delta.number)
+    first = max((delta.first_number for delta in decoded), default=0)
+    return [each for each in decoded if each.number < first], [
+        each for each in decoded if each.number >= first
+    ]

@@ -316,6 +316,35 @@ def test_deletions_of_a_worker_that_had_lost_the_partition_hide_no_identity() ->
 
 
 @pytest.mark.usefixtures("small_deltas")
+def test_a_delta_that_came_late_brings_no_draft_back() -> None:
+    """Its draft was taken back by a delta that is deleted, as the successor knew of nothing that needed it."""
+    table: dict[bytes, bytes] = {}
+    lost, successor = make_index(), make_index()
+    charge(lost, 0)
+    lost.checkpoint(NOON)
+    lost.keep(key_of(100), draft_of(1), NOON)
+    lost.advance(1)
+    late = lost.checkpoint(NOON)
+    charge(successor, 0)
+    successor.keep(key_of(100), draft_of(1), NOON)
+    successor.advance(1)
+    keep(successor, table)
+    charge(successor, 2, at=NOON)
+    assert successor.give_up(NOON + 4 * DAY)
+    keep(successor, table, NOON + 4 * DAY)
+    charge(successor, 3, at=NOON + 4 * DAY)
+    keep(successor, table, NOON + 4 * DAY)
+    assert not late.keys() & table.keys()
+    write(table, late)
+    again = loaded(table)
+    assert not again.pending
+    for offset in (4, 5):
+        charge(again, offset, at=NOON + 4 * DAY)
+        keep(again, table, NOON + 4 * DAY)
+    assert not late.keys() & table.keys(), "it is deleted with the next ones"
+
+
+@pytest.mark.usefixtures("small_deltas")
 def test_a_delta_is_called_by_where_it_begins_however_the_log_was_cut_before() -> None:
     """Else a worker that cut otherwise would write, or delete, another part of the log under the same name."""
     often: dict[bytes, bytes] = {}
