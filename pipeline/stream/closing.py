@@ -10,6 +10,10 @@ counted twice:
 4. at a checkpoint: tables are written, identities and windows first, accounts last, each acknowledged;
 5. at a checkpoint: the chunks are acknowledged in order, and Faust is asked to commit their offsets.
 
+Before step 4 the group is asked whether the partitions are still ours. That keeps a worker that has lost them from
+writing for long: recovery takes the highest applied offset of each key, so its values would do no harm, as long as
+compaction and the end of tombstones are further away than they come late.
+
 A crash anywhere replays from the committed offset. Steps 1 to 3 replace themselves; of 4 each value knows the
 offset it has applied, and as accounts come last, an account that has seen a record proves that identities and
 windows have.

@@ -25,6 +25,7 @@ class OwnedPartition:
 
     fold: PartitionFold
     generation_id: int
+    """A second lock: a rebalance revokes all partitions, which drops the fold, before another generation begins."""
     acknowledged_offset: int
     """Everything up to here is stored, kept and acknowledged; below the log's first offset at the beginning."""
     events: deque[ChunkEvent] = field(default_factory=deque)

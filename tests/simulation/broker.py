@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 
 from pipeline.topics import MESSAGES_RAW
 from tests.builders import Record
-from tests.simulation.network import Line
+from tests.simulation.network import WRITING, Line
 
 Place = tuple[str, int]
 
@@ -138,7 +138,7 @@ class Producer:
         return self._line.trip(
             lambda: self._append(topic, partition, batch.records),
             (topic, partition),
-            is_delicate=topic.endswith("-changelog"),
+            delicacy=WRITING if topic.endswith("-changelog") else 1,
         )
 
     def _append(

@@ -17,8 +17,8 @@ from tests.simulation.virtual_time import VirtualLoop
 QUICK_SECONDS = 0.05
 SLOW_SECONDS = 20.0
 FROZEN_SECONDS = 40.0
-DELICATE = 5
-"""So many times as often a worker is frozen between the question whether it may write and the end of its writes."""
+ASKING, WRITING = 60, 10
+"""So many times as often a worker is frozen as it asks whether it may write, and between its writes."""
 _RATES = (0.0, 0.0, 0.01, 0.05, 0.2)
 
 
@@ -77,6 +77,7 @@ class Line:
         chance: Random,
         faults: Faults,
         killed: Callable[[], None],
+        may_freeze: Callable[[], bool],
         frozen: Callable[[float], None],
     ) -> None:
         """`killed` is called where the worker is killed, `frozen` where it is frozen, with the seconds it will be."""
@@ -84,6 +85,7 @@ class Line:
         self._chance = chance
         self.faults = faults
         self._killed = killed
+        self._may_freeze = may_freeze
         self._frozen = frozen
         self._under_way: dict[_Trip, None] = {}
         self._last_arrival: dict[Any, float] = {}
@@ -94,10 +96,11 @@ class Line:
         """Whether something happens this time."""
         return rate > 0 and self._chance.random() < rate
 
-    def trip(
-        self, call: Callable[[], Any], place: Any = None, *, is_delicate: bool = False
-    ) -> asyncio.Future[Any]:
-        """Makes the call when the request arrives, and gives what it gave. Requests to one place keep their order."""
+    def trip(self, call: Callable[[], Any], place: Any = None, *, delicacy: int = 1) -> asyncio.Future[Any]:
+        """Makes the call when the request arrives, and gives what it gave. Requests to one place keep their order.
+
+        `delicacy` says how much more there is to find than elsewhere if the worker is frozen here.
+        """
         answered = self._loop.create_future()
         if self.is_cut:
             return answered  # Sent by a process that is no more.
@@ -119,8 +122,9 @@ class Line:
         self._under_way[trip] = None
         if self.happens(self.faults.kill):
             self._killed()
-        elif self.happens(self.faults.frozen * (DELICATE if is_delicate else 1)):
-            seconds = self._chance.random() * FROZEN_SECONDS
+        elif self._may_freeze() and self.happens(self.faults.frozen * delicacy):
+            # Mostly short: it wakes while its successor recovers, or has just begun.
+            seconds = self._chance.random() ** 2 * FROZEN_SECONDS
             self._thaws_at = now + seconds
             self._frozen(self._thaws_at - self._loop.time())
         return answered

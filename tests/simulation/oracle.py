@@ -24,7 +24,6 @@ from tests.builders import AT, Record
 from tests.simulation.broker import Broker
 from tests.simulation.stores import MemoryFiles
 from tests.simulation.warehouse import TABLES, Row, Warehouse, WarehouseClient
-from tests.simulation.world import World
 
 _USAGE_SUMS = slice(USAGE.column_names.index("messages"), USAGE.column_names.index("version"))
 
@@ -33,6 +32,7 @@ class Truth:
     """One partition's log, folded at once."""
 
     def __init__(self, records: list[Record], rules: Rules, partition: int) -> None:
+        self.partition = partition
         self.fold = PartitionFold(partition, rules)
         if records:
             self.fold.fold(self.fold.admit(records))
@@ -62,16 +62,15 @@ def stored_by(truths: list[Truth], rules: Rules) -> Warehouse:
     return warehouse
 
 
-def differences(world: World) -> Iterator[str]:
-    """One line for each part that is not as it must be."""
-    broker, rules = world.broker, world.rules
+def differences(broker: Broker, warehouse: Warehouse, rules: Rules) -> Iterator[str]:
+    """One line for each part that is not as it must be in the end."""
     truths = [Truth(log, rules, partition) for partition, log in enumerate(broker.logs)]
     for partition, log in enumerate(broker.logs):
         if broker.committed[partition] != len(log):
             yield f"partition {partition} is committed up to {broker.committed[partition]} of {len(log)}"
     stored = stored_by(truths, rules)
     for table in TABLES:
-        mine, theirs = (_final(each, table) for each in (world.warehouse, stored))
+        mine, theirs = (_final(each, table) for each in (warehouse, stored))
         yield from _differing(table.name, mine, theirs)
     for topic, name, key in (
         (USAGE_ALERTS, "alerts", ("tenant", "id")),
@@ -118,14 +117,21 @@ def _state_differences(broker: Broker, partition: int, truth: Truth, rules: Rule
     # A window is forgotten at a checkpoint, of which the truth has none.
     kept = {key: value for key, value in truth.changes.windows.items() if key in windows}
     yield from _differing(f"windows of partition {partition}", windows, kept)
+    yield from identity_differences(list(identities.values()), truth, rules)
+
+
+def identity_differences(deltas: list[bytes], truth: Truth, rules: Rules) -> Iterator[str]:
+    """Where deltas are not what there is to know at the end of the truth's log."""
     index = IdentityIndex(
         hold_milliseconds=rules.identity_milliseconds,
         limit=rules.identity_limit,
         pending_milliseconds=rules.pending_milliseconds,
         pending_limit=rules.pending_limit,
     )
-    index.load(identities.values())
-    yield from _differing(f"drafts of partition {partition}", index.pending, truth.fold.identities.pending)
+    index.load(deltas)
+    yield from _differing(
+        f"drafts of partition {truth.partition}", index.pending, truth.fold.identities.pending
+    )
     for fact in truth.outcomes.facts:
         name, offset = fact[AT["message_id"]], fact[AT["kafka_offset"]]
         slot = index.find(fact[AT["message_key"]]) if fact[AT["messages"]] else -1

@@ -16,7 +16,7 @@ import pytest
 from pipeline.clickhouse.snapshots import ENTRIES, USAGE
 from pipeline.core import identity
 from pipeline.core.simulation import simulate
-from tests.simulation.oracle import Truth, differences, stored_by
+from tests.simulation.oracle import Truth, stored_by
 from tests.simulation.world import World
 
 SEEDS = 700
@@ -45,7 +45,7 @@ def test_every_world_ends_where_its_logs_say() -> None:
         world = World(seed)
         try:
             world.run()
-            found = list(differences(world))
+            found = world.differences()
         except Exception as error:  # noqa: BLE001 - it is told with its seed
             found = [repr(error)]
         assert not found, f"SIMULATION_SEED={seed}\n" + "\n".join([*world.journal, *found])

@@ -25,7 +25,7 @@ from pipeline.stream.partitions import Tables
 from pipeline.stream.stores import PartitionedStore
 from pipeline.stream.tables import ChangelogTable, StateTable
 from tests.simulation.broker import Broker, Producer
-from tests.simulation.network import SLOW_SECONDS, Faults, Line
+from tests.simulation.network import ASKING, SLOW_SECONDS, Faults, Line
 from tests.simulation.stores import Disk, DiskFiles, MemoryFiles
 from tests.simulation.virtual_time import OWNER, VirtualLoop
 from tests.simulation.warehouse import Warehouse, WarehouseClient
@@ -138,6 +138,7 @@ class Worker:
             world.chance,
             faults,
             lambda: world.kill(self),
+            world.may_freeze,
             lambda seconds: world.freeze(self, seconds),
         )
         self._broker: Broker = world.broker
@@ -154,11 +155,12 @@ class Worker:
         self._recovering = asyncio.Lock()
         self._context = contextvars.copy_context()
         self._context.run(OWNER.set, self)
+        self.meter_tables = Tables(*(changelog.state_table() for changelog in self.changelogs))
         client: Any = FaultyClient(world.warehouse, self.line, world.loop, world.chance)
         self.meter = Meter(
             settings,
             rules,
-            Tables(*(changelog.state_table() for changelog in self.changelogs)),
+            self.meter_tables,
             connect=lambda: client,
             producer=lambda: producer,
             owns=self._owns,
@@ -194,10 +196,10 @@ class Worker:
 
     # What the meter asks.
 
-    async def _owns(self) -> bool:
+    async def _owns(self, delicacy: int = ASKING) -> bool:
         generation = self.generation
         answer: bool = await self.line.trip(
-            lambda: self._broker.is_member(self, generation), is_delicate=True
+            lambda: self._broker.is_member(self, generation), delicacy=delicacy
         )
         return answer
 
@@ -237,11 +239,13 @@ class Worker:
                 changelog.owned = {partition: object() for partition in partitions}
                 changelog.readable = partitions
             offsets = await self.line.trip(lambda: list(self._broker.committed))
-            while self._assignments == assignment and not await self._owns():  # noqa: ASYNC110 - as recovery does
+            while self._assignments == assignment and not await self._owns(delicacy=1):  # noqa: ASYNC110 - as recovery does
                 await asyncio.sleep(0.2)
             if self._assignments != assignment:
                 return
             for partition in sorted(partitions):
+                identities = self.meter_tables.identities.items(partition)
+                self.world.check_identities(partition, [delta for _, delta in identities])
                 self.book.begin(partition, offsets[partition])
                 self._reads_from[partition] = offsets[partition]
                 self._reading.append(self.begin(self._read, partition, offsets[partition], self.generation))

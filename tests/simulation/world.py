@@ -9,10 +9,12 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from pipeline.core.identity_deltas import decode_delta
 from pipeline.settings import Settings
 from tests.properties.random_logs import small_rules
 from tests.simulation.broker import Broker
 from tests.simulation.network import SLOW_SECONDS, Faults
+from tests.simulation.oracle import Truth, differences, identity_differences
 from tests.simulation.stores import Disk
 from tests.simulation.traffic import make_logs
 from tests.simulation.virtual_time import VirtualLoop
@@ -21,7 +23,9 @@ from tests.simulation.worker import Worker
 
 MAX_WORKERS = 10
 """Processes started before the world calms down."""
+MAX_FREEZES = 4
 SESSION_SECONDS = 10.0
+RECOVERIES_CHECKED = 0.2
 CALM_SECONDS = 3600.0
 """Far more than the last worker needs, which waits for nothing but servers that answer at once."""
 
@@ -53,11 +57,12 @@ class World:
         self.growth: list[asyncio.Event] = []
         self.workers: list[Worker] = []
         """All that live, in the order in which they were started."""
-        self._excluded: list[Worker] = []
-        """Those of them that the group has gone on without, and that do not know it."""
+        self._deaf: list[Worker] = []
+        """Those of them that hear nothing of the group, be they frozen or cut off from it."""
         self._disks: list[Disk] = []
         self.started = 0
         self.kills = 0
+        self._freezes = 0
         self.failures: list[BaseException] = []
         self.quiet_at = 0.0
         """From then on nothing of the dead arrives any more."""
@@ -92,16 +97,13 @@ class World:
             if self._is_over():
                 break
             self.chance.choice(actions)()
-        if self.chance.random() < 0.5:
-            until = self.loop.time() + 60
-            while not self._is_over() and self.loop.time() < until:  # noqa: ASYNC110 - time costs nothing here
-                await asyncio.sleep(1)
+        until = self.loop.time() + 60
+        while not self._is_over() and self.loop.time() < until:  # noqa: ASYNC110 - time costs nothing here
+            await asyncio.sleep(1)
 
     def _is_over(self) -> bool:
         """Whether nothing more can come of trouble."""
-        return (
-            bool(self.failures) or self.started >= MAX_WORKERS or (self._is_drained() and not self._excluded)
-        )
+        return bool(self.failures) or self.started >= MAX_WORKERS or (self._is_drained() and not self._deaf)
 
     async def _peace(self) -> None:
         self._calm.set()
@@ -161,7 +163,7 @@ class World:
     def _end(self, worker: Worker) -> None:
         self.note("ends", worker)
         self.workers.remove(worker)
-        self._excluded = [each for each in self._excluded if each is not worker]
+        self._deaf = [each for each in self._deaf if each is not worker]
         self.quiet_at = max(self.quiet_at, worker.end())
         if worker.disk is not None:
             worker.disk.lose_power(self.chance)
@@ -171,27 +173,34 @@ class World:
         self.failures.append(error)
         self._calm.set()
 
+    def may_freeze(self) -> bool:
+        """Not all the time: somebody has to get on with the log meanwhile."""
+        return self._freezes < MAX_FREEZES
+
     def freeze(self, worker: Worker, seconds: float) -> None:
         """A worker is frozen for so long: the group goes on without it, and it learns of that when it has thawed."""
+        self._freezes += 1
+        self._deaf.append(worker)
         self._later(self.chance.random() * min(seconds, 3), lambda: self._exclude(worker))
         self._later(seconds + self.chance.random(), lambda: self._wake(worker))
 
     def _exclude(self, worker: Worker) -> None:
         """The group goes on without a worker that it does not hear of."""
-        if worker not in self.broker.members or worker.is_dead:
+        if worker not in self._deaf or worker not in self.broker.members:
             return
         self.note("is excluded", worker)
-        self._excluded.append(worker)
-        if len(self.workers) == len(self._excluded):
+        if len(self.workers) == len(self._deaf):
             self._start()
         self._rebalance()
 
     def _wake(self, worker: Worker) -> None:
         """Who was excluded learns of it: it joins again, or ends."""
-        if worker not in self._excluded:
+        if worker not in self._deaf:
+            return
+        self._deaf.remove(worker)
+        if worker in self.broker.members:
             return
         self.note("wakes", worker)
-        self._excluded.remove(worker)
         worker.on_revoked()
         if self.chance.random() < 0.5:
             self._rebalance()
@@ -223,8 +232,11 @@ class World:
 
     def _kick(self) -> None:
         """A worker that goes on all the same, because only its heartbeats were lost."""
-        if self.broker.members:
-            worker = self.chance.choice(list(self.broker.members))
+        members = [worker for worker in self.broker.members if worker in self.workers]
+        if members:
+            worker = self.chance.choice(members)
+            if worker not in self._deaf:
+                self._deaf.append(worker)
             self._exclude(worker)
             self._later(self.chance.random() * SESSION_SECONDS, lambda: self._wake(worker))
 
@@ -238,7 +250,7 @@ class World:
 
     def _rebalance(self) -> None:
         """A new generation of all that live; who is frozen does not hear of it."""
-        members = [worker for worker in self.workers if worker not in self._excluded]
+        members = [worker for worker in self.workers if worker not in self._deaf]
         for worker in members:
             worker.on_revoked()
         broker = self.broker
@@ -265,6 +277,18 @@ class World:
     def _later(self, seconds: float, call: Callable[[], object]) -> None:
         """Something for the time of trouble."""
         self.loop.call_later(seconds, lambda: self._calm.is_set() or call())
+
+    def check_identities(self, partition: int, deltas: list[bytes]) -> None:
+        """Holds what a worker has recovered against the log, now and then, since it costs a fold."""
+        if deltas and self.chance.random() < RECOVERIES_CHECKED:
+            applied_offset = max(decode_delta(delta).applied_offset for delta in deltas)
+            truth = Truth(self.broker.logs[partition][: applied_offset + 1], self.rules, partition)
+            found = list(identity_differences(deltas, truth, self.rules))
+            assert not found, f"recovered up to {applied_offset}: " + "; ".join(found)
+
+    def differences(self) -> list[str]:
+        """What is not as it must be; to be asked when all is over."""
+        return list(differences(self.broker, self.warehouse, self.rules))
 
     def note(self, what: str, about: Any) -> None:
         """For whoever replays a seed."""
