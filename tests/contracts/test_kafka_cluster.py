@@ -351,7 +351,6 @@ async def test_a_leader_that_dies_inside_a_transaction_leaves_no_hole_no_aborted
         clients.node(dying).kill()
         restart = asyncio.create_task(asyncio.to_thread(clients.node(dying).start))
         await asyncio.to_thread(each, produce)
-        await asyncio.to_thread(until, lambda: clients.coordinator(idle) != dying)
         assert await asyncio.to_thread(clients.committed, idle, topic) == 7
         await asyncio.to_thread(end)
         await asyncio.to_thread(clients.produce, topic, [b"last"])
