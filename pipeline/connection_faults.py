@@ -5,6 +5,7 @@ that a wrong one is told at the start and not by the first client that needs it.
 secret: a sentence holds names of settings and of files.
 """
 
+import ipaddress
 import ssl
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -24,7 +25,15 @@ _MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256")
 
 def connection_faults(settings: "Settings") -> list[str]:
     """Every fault, in the order of the settings; nothing where all is well."""
-    return [*_kafka_faults(settings), *_clickhouse_faults(settings)]
+    return [*_kafka_faults(settings), *_clickhouse_faults(settings), *_metrics_faults(settings)]
+
+
+def _metrics_faults(settings: "Settings") -> list[str]:
+    try:
+        ipaddress.ip_address(settings.metrics_host)
+    except ValueError:
+        return ["MSGMETER_METRICS_HOST must be an IP address of this machine, such as 127.0.0.1 or 0.0.0.0"]
+    return []
 
 
 def _kafka_faults(settings: "Settings") -> list[str]:

@@ -84,7 +84,8 @@ class Settings:
     standbys: int = _setting(
         0, "1: each partition's tables are also kept up to date by a worker that does not own it"
     )
-    metrics_port: int = _setting(9464, "port of /metrics on 127.0.0.1; 0: any free port")
+    metrics_host: str = _setting("127.0.0.1", "IP address of this machine on which /metrics is served")
+    metrics_port: int = _setting(9464, "port of a worker's /metrics; 0: any free port")
     epoch_rows: int = _setting(50_000, "rows after which an epoch closes")
     epoch_milliseconds: int = _setting(1_000, "time after which an epoch with rows closes")
     checkpoint_rows: int = _setting(500_000, "rows after which state is written and offsets are committed")

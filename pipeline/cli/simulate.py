@@ -15,6 +15,7 @@ import orjson
 from pipeline.cli.answers import Cell, show_facts, show_table
 from pipeline.cli.traffic import INSTANT
 from pipeline.core.amounts import format_credits
+from pipeline.core.charging import LATE_ACTIONS
 from pipeline.core.outcomes import FACT_COLUMNS
 from pipeline.core.simulation import Report
 from pipeline.core.simulation import simulate as simulate_log
@@ -71,7 +72,7 @@ def _show(report: Report) -> None:
             **({"refunded": f"{refunded:,}"} if refunded else {}),
             "further statuses": f"{report.counts.get('statuses', 0):,}",
             "duplicates": f"{report.counts.get('duplicates', 0):,}",
-            "late": f"{report.counts.get('late', 0):,}",
+            "late": f"{sum(report.counts.get(f'late_{action}', 0) for action in LATE_ACTIONS):,}",
             "alerts": f"{len(report.alerts):,}",
             "commands": _commands(report),
             "refused": f"{len(report.refusals):,}",

@@ -39,6 +39,13 @@ from pipeline.core.windows import WINDOW_MILLISECONDS, local_day, window_start
 
 LATE_MILLISECONDS = HOUR_MILLISECONDS
 """A message received longer after it occurred is counted as late, for a metric only."""
+LATE_ACTIONS = ("own_window", "recomputed", "next_period")
+"""What becomes of a late message: it is counted in its window, in one that is let go, or in the open period.
+
+Counted as `late_<action>`, each message once: where its period is closed, that is told, whatever its window is.
+"""
+UNRATED_REASONS = ("country_unknown", "fallback_zone")
+"""Why a kind that is priced by country has the price for any: counted as `unrated_<reason>`."""
 
 
 class Usage(NamedTuple):
@@ -101,7 +108,7 @@ class Charging:
         if amount > CHEAP_MICROS and amount > usage_room(live.account):
             return Refusal.AMOUNT_INVALID
         if rate.is_fallback:
-            outcomes.counts["unrated"] += 1
+            outcomes.counts["unrated_fallback_zone" if country else "unrated_country_unknown"] += 1
         start = occurred_at - occurred_at % WINDOW_MILLISECONDS
         window = live.windows.get(start) or self._state.window(each.key, live, start)
         if window.is_full and (kind, direction, country, category) not in window.cells:
@@ -123,7 +130,8 @@ class Charging:
             usage = Usage("late_usage", dimensions, (1, segments, units, amount), split, lapsed, period_start)
             self._book(each, live, usage, is_counted=is_counted)
         if received_at - occurred_at > LATE_MILLISECONDS:
-            outcomes.counts["late"] += 1
+            action = "own_window" if is_held else "recomputed"
+            outcomes.counts[f"late_{action if period_start <= occurred_at else 'next_period'}"] += 1
         counterparty = hashed(
             self._hash_counterparty(), message.to if direction == "outbound" else message.from_
         )

@@ -13,12 +13,12 @@ from typing import Any
 import faust
 from faust.types import TP
 
-from pipeline import metrics
 from pipeline.clickhouse_clients import connect_migrated
 from pipeline.core.eras import FIRST_ERA, Era
 from pipeline.core.kept import KeptValueError
 from pipeline.eras import check_same_era
 from pipeline.kafka_clients import kafka_configuration, kafka_tls
+from pipeline.metrics import worker as metrics
 from pipeline.rules import make_rules
 from pipeline.settings import Settings
 from pipeline.stream.chunks import ChunkTransport, Untouched, transport_settings
@@ -141,7 +141,7 @@ def make_app(settings: Settings, era: Era = FIRST_ERA) -> MeterApp:
     )
     _declare_agent(app)
     _watch_assignment(app)
-    metrics.WorkerState(
+    metrics.STATE.read_from(
         lambda: read_state(app.meter.partitions, partial(_end_offset, app)) | app.tables.standby_figures()
     )
     return app

@@ -32,13 +32,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pipeline import metrics
 from pipeline.clickhouse.client import Table
 from pipeline.clickhouse.facts import fact_columns
 from pipeline.clickhouse.snapshots import ALERTS, CONTACTS, ENTRIES, USAGE
 from pipeline.core.outcomes import Fact, Outcomes
 from pipeline.core.process import StateChanges
 from pipeline.core.rules import Rules
+from pipeline.metrics import worker as metrics
 from pipeline.stream import storing
 from pipeline.stream.figures import observe_epoch, tell_unstorable
 from pipeline.stream.partitions import ChunkEvent, OwnedPartition, Tables

@@ -8,9 +8,10 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from pipeline import metrics
+from pipeline.core.charging import LATE_ACTIONS, UNRATED_REASONS
 from pipeline.core.identity_deltas import NEVER_AT
 from pipeline.core.outcomes import FACT_COLUMNS, Document, Outcomes
+from pipeline.metrics import worker as metrics
 from pipeline.stream.partitions import OwnedPartition
 
 _log = logging.getLogger(__name__)
@@ -23,10 +24,11 @@ _METRIC_BY_COUNT = {
     "received": metrics.RECEIVED,
     "duplicates": metrics.DUPLICATES,
     "statuses": metrics.STATUSES,
-    "late": metrics.LATE,
-    "unrated": metrics.UNRATED,
+    "refunds": metrics.REFUNDED,
     "segments_differ": metrics.SEGMENTS_DIFFER,
     "windows_recomputed": metrics.WINDOWS_RECOMPUTED,
+    **{f"late_{action}": metrics.LATE.labels(action) for action in LATE_ACTIONS},
+    **{f"unrated_{reason}": metrics.UNRATED.labels(reason) for reason in UNRATED_REASONS},
 }
 """By the names of `Outcomes.counts`."""
 
@@ -78,7 +80,7 @@ def tell_unstorable(table: str, count_by_tenant: Mapping[str, int]) -> None:
 def read_state(
     partitions: Mapping[int, OwnedPartition], end_offset: Callable[[int], int | None]
 ) -> dict[str, float]:
-    """Give the figures of `metrics.WorkerState`; `end_offset` gives a partition's end in the log, where known."""
+    """Give the figures of `metrics.STATE`; `end_offset` gives a partition's end in the log, where known."""
     owned = dict(partitions)
     folds = [each.fold for each in owned.values()]
     behind = {

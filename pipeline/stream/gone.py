@@ -7,7 +7,7 @@ the partition meanwhile tells it once more. Never decides what is lost, and neve
 
 import logging
 
-from pipeline import metrics
+from pipeline.metrics import worker as metrics
 
 _log = logging.getLogger(__name__)
 

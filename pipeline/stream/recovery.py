@@ -321,7 +321,7 @@ class MeterTableManager(TableManager):  # type: ignore[misc]
         await self.recovery.start()
 
     def standby_figures(self) -> dict[str, float]:
-        """Figures of `metrics.WorkerState`; asked in another thread, perhaps before there is a recovery."""
+        """Figures of `metrics.STATE`; asked in another thread, perhaps before there is a recovery."""
         return {} if self._recovery is None else self._recovery.standby_figures()
 
     def last_partitions(self) -> frozenset[int]:

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from clickhouse_connect.driver.client import Client
 
-from pipeline import metrics
 from pipeline.errors import Transient
+from pipeline.metrics import worker as metrics
 
 _log = logging.getLogger(__name__)
 

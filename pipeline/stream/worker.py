@@ -12,7 +12,8 @@ import uvloop
 from pipeline.clickhouse_clients import connect_migrated
 from pipeline.core.eras import Era
 from pipeline.errors import Transient
-from pipeline.metrics import BUILD, serve_metrics
+from pipeline.metrics.serving import serve_metrics
+from pipeline.metrics.worker import REGISTRY
 from pipeline.settings import DEVELOPMENT_KEY, Settings, SettingsError
 from pipeline.stream.app import STOP_SECONDS, MeterApp, make_app
 from pipeline.stream.chunks import calm_collector
@@ -32,9 +33,7 @@ def run_worker(settings: Settings, era: Era) -> None:
                 name.upper(),
             )
     _check_surroundings(settings)
-    BUILD.labels(_version()).set(1)
-    port = serve_metrics(settings.metrics_port)
-    _log.info("metrics on http://127.0.0.1:%d/metrics", port)
+    _log.info("metrics on %s", serve_metrics(REGISTRY, settings.metrics_host, settings.metrics_port))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings, era))
     # Whatever could be stored is stored. A thread may still wait for an answer of ClickHouse: not for us any more.
@@ -90,9 +89,3 @@ async def _until_stopped(app: MeterApp, told_to_stop: asyncio.Event) -> None:
     ending.cancel()
     if app.crashed:
         raise RuntimeError(f"the worker crashed: {app.crash_reason!r}")
-
-
-def _version() -> str:
-    from importlib.metadata import version  # noqa: PLC0415 - asked once
-
-    return version("msgmeter")

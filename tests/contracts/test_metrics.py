@@ -5,7 +5,8 @@ import socket
 import pytest
 
 from pipeline.errors import MsgmeterError
-from pipeline.metrics import serve_metrics
+from pipeline.metrics.registry import new_registry
+from pipeline.metrics.serving import serve_metrics
 
 
 def test_a_taken_port_names_the_setting_that_chooses_another() -> None:
@@ -14,4 +15,4 @@ def test_a_taken_port_names_the_setting_that_chooses_another() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(MsgmeterError, match=f"port {port} .*MSGMETER_METRICS_PORT .* 0 for any free one"):
-            serve_metrics(port)
+            serve_metrics(new_registry("worker"), "127.0.0.1", port)

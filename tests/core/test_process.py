@@ -163,18 +163,38 @@ def test_metrics_count_what_happened() -> None:
     log.message("m1", status="delivered")
     log.message("m2", segments=2)
     log.message("m3", to="nowhere")
-    log.now += HOUR + 1
-    log.message("m4", occurred_at=NOON)
-    counts = run(log).effects.counts
-    names = ("received", "duplicates", "statuses", "segments_differ", "unrated", "late")
-    assert {name: counts[name] for name in names} == {
+    log.message("m4", to="+6421234567")
+    assert run(log).effects.counts == {
         "received": 7,
         "duplicates": 1,
         "statuses": 1,
         "segments_differ": 1,
-        "unrated": 1,
-        "late": 1,
+        "unrated_country_unknown": 1,
+        "unrated_fallback_zone": 1,
     }
+
+
+def test_metrics_say_what_became_of_a_late_message() -> None:
+    log = log_of(STANDARD)
+    log.now = NOON + HOUR
+    log.message("in time", occurred_at=NOON)
+    log.message("its window is held", occurred_at=NOON - 1)
+    log.now = NOON + 97 * HOUR
+    log.message("its window was let go", occurred_at=NOON)
+    assert run(log).effects.counts == {
+        "received": 4,
+        "late_own_window": 1,
+        "late_recomputed": 1,
+        "windows_recomputed": 1,
+    }
+
+
+def test_metrics_say_so_where_a_late_message_counts_in_the_next_period() -> None:
+    log = log_of(plan("1000", rates=[], late_grace_hours=0))
+    log.now = instant("2026-03-01T02:00")
+    log.message("its window is held", occurred_at=instant("2026-02-28T23:00"))
+    log.message("its window was let go", occurred_at=instant("2026-02-20T23:00"))
+    assert run(log).effects.counts["late_next_period"] == 2
 
 
 # Windows.

@@ -83,6 +83,7 @@ _IMPOSSIBLE = [
     {"command_key": "short of sixteen"[:-1]},
     {"counterparty_key": ""},
     {"default_plan": "gold"},
+    {"metrics_host": "localhost"},
     {"metrics_port": 65_536},
     {"metrics_port": -1},
     {"session_seconds": 5},
@@ -100,6 +101,7 @@ def test_an_impossible_value_is_refused_by_name(changes: dict[str, object]) -> N
 
 _POSSIBLE = [
     {"identity_limit": 32, "pending_limit": 32},
+    {"metrics_host": "::"},
     {"metrics_port": 0},
     {"metrics_port": 65_535},
     {"session_seconds": 6},

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.core.eras import ERA_POSITIONS
 from pipeline.core.kept import check_versions
-from pipeline.metrics import GONE_UNREAD
+from pipeline.metrics.worker import GONE_UNREAD
 from pipeline.stream.agreement import (
     MARK_KEY,
     AgreementError,

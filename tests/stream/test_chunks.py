@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 from faust.types import TP
 
 from pipeline.embedded.broker import EmbeddedBroker
-from pipeline.metrics import GONE_UNREAD
+from pipeline.metrics.worker import GONE_UNREAD
 from pipeline.stream.chunks import ChunkLimits
 from pipeline.stream.cutter import LogCutError, LogHoleError
 

@@ -15,7 +15,6 @@ import pytest
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from pipeline import metrics
 from pipeline.clickhouse.facts import FACTS
 from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, CONTACTS, ENTRIES, USAGE
 from pipeline.core.eras import ERA_POSITIONS, Era
@@ -24,6 +23,7 @@ from pipeline.core.partitions import partition_of
 from pipeline.core.process import PartitionFold
 from pipeline.core.rules import Rules
 from pipeline.errors import Transient
+from pipeline.metrics import worker as metrics
 from pipeline.settings import Settings
 from pipeline.stream import closing, epochs
 from pipeline.stream.cutter import Chunk, LogHoleError
