@@ -62,15 +62,19 @@ class TopicReader:
         self._consumer = Consumer(_configured(self._connection, COMMAND_LINE_GROUP))
         self.partitions = self._connection.topic_partitions(self._consumer, topic)
 
-    def bounds(self, partition: int) -> Span:
-        """The first offset that is still there, and the one after the last."""
+    def bounds(self, partition: int, since_at: int | None = None) -> Span:
+        """The first offset that is still there, or of a record of `since_at` or later, and the one after the last."""
+        place = TopicPartition(self._topic, partition)
         try:
-            low, high = self._consumer.get_watermark_offsets(
-                TopicPartition(self._topic, partition), timeout=10
-            )
+            low, high = self._consumer.get_watermark_offsets(place, timeout=_REQUEST_SECONDS)
+            if since_at is None or low == high:
+                return low, high
+            place.offset = since_at
+            [found] = self._consumer.offsets_for_times([place], timeout=_REQUEST_SECONDS)
         except KafkaException as error:
             raise self._connection.error(error) from error
-        return low, high
+        # Where no record is as young as that, the client names the end by a negative number.
+        return (found.offset if low <= found.offset < high else high), high
 
     def read(self, spans: Mapping[int, Span]) -> Iterator[KafkaMessage]:
         """The records of one span per partition; those of a partition in order, partitions mixed."""

@@ -34,6 +34,7 @@ _MODULE_BY_COMMAND = {
     "statement": "pipeline.cli.statement:statement",
     "messages": "pipeline.cli.messages:messages",
     "contacts": "pipeline.cli.contacts:contacts",
+    "refusals": "pipeline.cli.refusals:refusals",
     "retry": "pipeline.cli.retry:retry",
     "reconcile": "pipeline.cli.reconcile:reconcile",
 }

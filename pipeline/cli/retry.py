@@ -13,23 +13,24 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 import msgspec
 import orjson
 from confluent_kafka import Message as KafkaMessage
 
+from pipeline.cli.refused_documents import refused_messages
 from pipeline.cli.traffic import progress_bar
 from pipeline.core.admission import Origin
-from pipeline.core.eras import offset_of, partitions_over_eras
+from pipeline.core.eras import offset_of
 from pipeline.core.refusals import Refusal
 from pipeline.core.signing import ORIGIN_HEADER, PURPOSE_HEADER, header, signed_headers
 from pipeline.logfile import LogRecord
 from pipeline.reading import Span, TopicReader
 from pipeline.sending import LogSender
 from pipeline.settings import Settings, load_settings
-from pipeline.topics import MESSAGES_RAW, MESSAGES_REFUSED
+from pipeline.topics import MESSAGES_RAW
 
 _RETRYABLE = [reason.value for reason in Refusal if reason.retryable]
 _SEEK_RECORDS = 5_000
@@ -94,7 +95,8 @@ class _Refused(NamedTuple):
 def _refused_positions(settings: Settings, tenant: str | None, reason: str) -> Positions:
     """Where the refused records are, each different value of a tenant once, at its first position."""
     first: dict[tuple[str, str], _Refused] = {}
-    for document in _documents(settings, tenant):
+    for message in refused_messages(settings, tenant):
+        document = orjson.loads(message.value())
         if document["reason"] != reason or (tenant is not None and document["tenant"] != tenant):
             continue
         found = _Refused(document["partition"], offset_of(document["offset"]), document["digest"])
@@ -104,20 +106,6 @@ def _refused_positions(settings: Settings, tenant: str | None, reason: str) -> P
     for refused in sorted(first.values()):
         positions.setdefault(refused.partition, {})[refused.offset] = refused.digest
     return positions
-
-
-def _documents(settings: Settings, tenant: str | None) -> Iterator[dict[str, Any]]:
-    """Every refusal up to now; of one tenant's partitions only where a tenant is asked for."""
-    with TopicReader(settings, MESSAGES_REFUSED) as reader:
-        numbers: Sequence[int] = range(reader.partitions)
-        if tenant is not None:
-            numbers = sorted(partitions_over_eras(tenant.encode(), reader.partitions))
-        spans = {number: reader.bounds(number) for number in numbers}
-        with progress_bar("refusals read", sum(high - low for low, high in spans.values())) as bar:
-            for number, message in enumerate(reader.read(spans)):
-                if bar is not None and number % _PROGRESS_RECORDS == 0:
-                    bar.update(bar.task_ids[0], completed=number)
-                yield orjson.loads(message.value())
 
 
 def _raw_records(

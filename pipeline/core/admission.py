@@ -7,12 +7,13 @@ A record's time of receipt is the broker's append time; a forwarded record keeps
 origin header names.
 """
 
+import re
 from collections.abc import Container, Iterable, Sequence
 from typing import Annotated, Any, NamedTuple, Protocol
 from zlib import crc32
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from pipeline.core.fields import milliseconds
 from pipeline.core.identity import message_key
@@ -37,6 +38,10 @@ LATEST_AT = 4_102_444_800_000
 """2100-01-01T00:00:00Z: no instant of a record reaches it, so that columns and calendars hold all of them."""
 FUTURE_MILLISECONDS = 86_400_000
 """How far an instant may lie after the receipt; gateways' clocks are set badly at times."""
+SOURCE_HEADER = "source"
+"""In which a gateway may name itself, so that a refusal can where the value does not."""
+_SOURCE = re.compile(rb"[A-Za-z][A-Za-z0-9._-]{0,63}")
+"""A word: no number, no sentence and nothing that a terminal would obey passes for one."""
 
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -244,12 +249,13 @@ class Admission:
         return None
 
     def _refusal(self, record: LogRecord, reason: Refusal) -> dict[str, Any]:
-        """A refusal naming tenant and id as far as the value can be read at all."""
+        """A refusal naming tenant, source and id as far as the value, or else a header, says them."""
         value = record.value or b""
-        tenant, message_id = _names(value) if len(value) <= MAX_VALUE_BYTES else (None, None)
+        tenant, source, message_id = _names(value) if len(value) <= MAX_VALUE_BYTES else (None, None, None)
+        source = source or _source_in(record.headers or ())
         position = self._first_position + record.offset
         return refusal_document(
-            self._partition, position, reason, value, tenant, message_id, record.timestamp
+            self._partition, position, reason, value, tenant, source, message_id, record.timestamp
         )
 
 
@@ -269,18 +275,31 @@ def _command_fault(command: Command, key: bytes, received_at: int) -> Refusal | 
 class _Names(Struct):
     tenant: str | None = None
     id: str | None = None
+    source: Raw = Raw(b"null")
+    """Apart from the others, so that one that is no text does not hide them."""
 
 
 _decode_names = msgspec.json.Decoder(_Names).decode
+_decode_text = msgspec.json.Decoder(str | None).decode
 
 
-def _names(value: bytes) -> tuple[str | None, str | None]:
-    """Tenant and id of a value, where it is JSON enough to tell; cut to the longest allowed."""
+def _names(value: bytes) -> tuple[str | None, str | None, str | None]:
+    """Tenant, source and id of a value, where it is JSON enough to tell; cut to the longest allowed."""
     try:
         names = _decode_names(value)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return None, None
-    return names.tenant and names.tenant[:128], names.id and names.id[:128]
+        return None, None, None
+    try:
+        source = _decode_text(names.source)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        source = None
+    return names.tenant and names.tenant[:128], source and source[:128], names.id and names.id[:128]
+
+
+def _source_in(headers: Headers) -> str | None:
+    """The gateway as a header names it; none where it is not one plain word."""
+    said = header(headers, SOURCE_HEADER)
+    return said.decode("ascii") if _SOURCE.fullmatch(said) else None
 
 
 def _unmarked(reason: Refusal, value: bytes) -> Refusal:

@@ -17,6 +17,8 @@ Never reads anything itself, and keeps no row that was compared.
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from msgspec import UNSET
+
 from pipeline.core import reconciliation as parts
 from pipeline.core.account import Account, Entry
 from pipeline.core.outcomes import FACT_COLUMNS, Document, Fact
@@ -32,6 +34,8 @@ _TENANT, _KEY, _KIND, _OCCURRED, _DIRECTION, _COUNTRY, _CATEGORY = (
 )
 _USED = [FACT_COLUMNS.index(name) for name in ("messages", "segments", "quantity", "credits_micros")]
 _FACT_OFFSET = FACT_COLUMNS.index("kafka_offset")
+_UNSAID = {"source": UNSET}
+"""Refusals of releases that did not name the gateway are in the topic for as long as it keeps them."""
 
 COMPARED = (
     parts.FACTS,
@@ -246,5 +250,5 @@ def document_row(part: Part, document: Document) -> StoredRow:
         names = (document["command_id"], document["offset"])
     else:
         names = (document["id"],)
-    values = tuple(document.get(name) for name in part.fields)
+    values = tuple(document.get(name, _UNSAID.get(name)) for name in part.fields)
     return StoredRow((tenant, *names), values, document["offset"])

@@ -106,6 +106,7 @@ def refusal_document(
     reason: Refusal,
     value: bytes,
     tenant: str | None,
+    source: str | None,
     message_id: str | None,
     received_at: int,
 ) -> Document:
@@ -118,6 +119,7 @@ def refusal_document(
         "size_bytes": len(value),
         "digest": blake2b(value, digest_size=16).hexdigest(),
         "tenant": tenant,
+        "source": source,
         "id": message_id,
         "received_at": received_at,
     }

@@ -368,6 +368,7 @@ class PartitionFold:
                 reason,
                 each.value,
                 each.content.tenant,
+                each.content.source,
                 each.content.id,
                 each.received_at,
             )
@@ -381,6 +382,7 @@ class PartitionFold:
                 draft.first_offset,
                 Refusal.CONTENT_MISSING,
                 b"",
+                None,
                 None,
                 None,
                 now,

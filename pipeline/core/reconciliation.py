@@ -11,12 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from msgspec import UNSET
+
 from pipeline.core.outcomes import FACT_COLUMNS
 from pipeline.core.windows import local_day
 
 Key = tuple[Any, ...]
 """What names a row within its part; the tenant comes first, "" where there is none."""
 Values = tuple[Any, ...]
+"""What a row says; UNSET where it says nothing of a field, which differs from no value."""
 
 
 class Part(NamedTuple):
@@ -82,8 +85,8 @@ RECHARGES = Part(
     at="occurred_at",
 )
 """Key: (tenant, request id)."""
-REFUSALS = Part("refusals", ("id", "size_bytes", "digest", "received_at"), at="received_at")
-"""Key: (tenant, offset, reason)."""
+REFUSALS = Part("refusals", ("source", "id", "size_bytes", "digest", "received_at"), at="received_at")
+"""Key: (tenant, offset, reason). `source` is UNSET, and not compared, where a release before it made the document."""
 
 
 FACTS_AND_WINDOWS = Part("windows of facts", WINDOWS.fields, sides=("facts", "windows"), at="window_start")
@@ -223,7 +226,11 @@ class Tally:
         mine, theirs = (absent if side is None else _some(part, side, names) for side in (one, other))
         if mine is None or theirs is None:
             return mine, theirs
-        differing = [name for name in mine if mine[name] != theirs[name]]
+        differing = [
+            name
+            for name in mine
+            if mine[name] != theirs[name] and mine[name] is not UNSET and theirs[name] is not UNSET
+        ]
         if not differing:
             return None
         return {name: mine[name] for name in differing}, {name: theirs[name] for name in differing}

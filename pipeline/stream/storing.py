@@ -66,6 +66,7 @@ def unstorable_refusal(fact: Fact) -> Document:
         Refusal.UNSTORABLE,
         b"",
         of["tenant"],
+        of["source"],
         of["message_id"],
         of["received_at"],
     )

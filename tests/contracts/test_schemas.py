@@ -112,8 +112,8 @@ def test_alerts_are_what_their_schema_says(used: int, limit: int) -> None:
 
 @pytest.mark.parametrize("reason", Refusal)
 def test_refusals_are_what_their_schema_says(reason: Refusal) -> None:
-    for tenant, message_id in ((None, None), ("tenant-00001", "SM-1")):
-        document = refusal_document(7, 1, reason, b"\xff", tenant, message_id, 1_770_600_000_123)
+    for tenant, source, message_id in ((None, None, None), ("tenant-00001", "gateway-eu", "SM-1")):
+        document = refusal_document(7, 1, reason, b"\xff", tenant, source, message_id, 1_770_600_000_123)
         assert_document("refusal.v1", document)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.core.admission import EARLIEST_AT, LATEST_AT
+from pipeline.core.admission import EARLIEST_AT, LATEST_AT, SOURCE_HEADER
 from pipeline.core.partitions import partition_of
 from pipeline.core.records import MAX_VALUE_BYTES
 from pipeline.core.refusals import Refusal
@@ -137,6 +137,7 @@ def test_a_refusal_says_where_and_why_and_never_what() -> None:
         "retryable": False,
         "size_bytes": len(value),
         "tenant": "acme",
+        "source": "gateway",
         "id": "m1",
         "received_at": NOON,
     }
@@ -149,6 +150,53 @@ def test_names_in_a_refusal_are_cut_and_left_out_where_they_cannot_be_read() -> 
         ("acme", "x" * 128),
         (None, None),
     ]
+
+
+def sources(*given: Record) -> list[str | None]:
+    """The gateways that the records' refusals name, in log order."""
+    placed = [each._replace(offset=offset) for offset, each in enumerate(given)]
+    refusals = run(placed).effects.refusals
+    return [refusals[key]["source"] for key in sorted(refusals)]
+
+
+def named(value: bytes | None, *sources: bytes | None) -> Record:
+    return Record(0, NOON, b"acme", value, [(SOURCE_HEADER, each) for each in sources])
+
+
+def test_a_refusal_names_the_gateway_by_the_value_and_else_by_the_header() -> None:
+    readable = orjson.dumps(message(status="lost"))
+    assert sources(
+        named(readable, b"gateway-tr"),
+        named(readable[:40], b"gateway-tr"),
+        named(b"\xff", b"other", b"gateway-tr"),
+        named(None, b"gateway-tr"),
+        named(b"x" * (MAX_VALUE_BYTES + 1), b"gateway-tr"),
+        named(readable[:40]),
+    ) == ["gateway", *["gateway-tr"] * 4, None]
+
+
+@pytest.mark.parametrize("source", [7, None, "", ["gateway-us"]])
+def test_a_source_that_is_no_name_hides_neither_the_others_nor_the_header(source: Any) -> None:
+    value = orjson.dumps(message(source=source))
+    refusals = run([named(value, b"gateway-tr")]).effects.refusals
+    assert [(each["tenant"], each["source"], each["id"]) for each in refusals.values()] == [
+        ("acme", "gateway-tr", "m1")
+    ]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"", None, b"+14155550100", b"Your code is 1", b"x" * 65, b"caf\xe9", b"a\x1b[1m", b"7bit", b"a\n"],
+)
+def test_a_header_that_is_not_one_plain_word_is_not_repeated(header: bytes | None) -> None:
+    assert sources(named(b"{", header)) == [None]
+
+
+def test_a_readable_message_without_a_plan_is_refused_in_its_gateways_name() -> None:
+    log = Log()
+    log.append(b"acme", orjson.dumps(message(source="gateway-us")), [(SOURCE_HEADER, b"gateway-tr")])
+    ((_, refusal),) = run(log).effects.refusals.items()
+    assert (refusal["reason"], refusal["source"]) == (Refusal.PLAN_MISSING, "gateway-us")
 
 
 @pytest.mark.parametrize(

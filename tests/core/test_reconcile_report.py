@@ -13,7 +13,7 @@ from pipeline.core.reconciliation import Key, Tally, Values
 from pipeline.core.refusals import Refusal
 
 FACT: Values = tuple("UTC" if name == "zone" else 0 for name in FACT_COLUMNS)
-REFUSAL: Values = ("r", 1, "d", 0)
+REFUSAL: Values = ("gateway", "r", 1, "d", 0)
 TENANT = "a-tenant-of-quite-a-long-name-that-must-never-be-folded"
 
 

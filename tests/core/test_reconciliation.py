@@ -85,6 +85,22 @@ def test_a_hash_under_another_key_is_no_difference() -> None:
     assert tally.differing == 0
 
 
+def test_a_refusal_that_names_another_gateway_differs_and_one_of_a_release_that_named_none_does_not() -> None:
+    said = {"tenant": "acme", "offset": 7, "reason": "not_json", "received_at": NOON}
+    for theirs, differing in (
+        ({}, 0),
+        ({"source": "gateway-eu"}, 0),
+        ({"source": "gateway-tr"}, 1),
+        ({"source": None}, 1),
+    ):
+        tally = Tally(parts.REFUSALS)
+        log, published = (
+            document_row(parts.REFUSALS, said | source) for source in ({"source": "gateway-eu"}, theirs)
+        )
+        tally.compare(log.key, log.values, published.values, "UTC")
+        assert tally.differing == differing, theirs
+
+
 def test_a_window_that_is_not_there_is_one_of_zeros() -> None:
     tally = Tally(parts.WINDOWS)
     tally.compare(("acme", NOON), None, (0, 0, 0, 0, NOON), "UTC")

@@ -178,6 +178,13 @@ def test_malformed_record_is_refused_for_its_reason(reason: Refusal, maker: obje
     assert Counter(refusal["reason"] for refusal in report.refusals) == {reason.value: len(bad)}
 
 
+def test_every_refusal_of_generated_traffic_names_its_gateway_but_where_only_its_content_is_missing() -> None:
+    report = simulated(replace(SMALL, malformed=0.1))
+    gateways = {"gateway-eu", "gateway-us", "gateway-tr", "carrier-direct"}
+    assert {refusal["reason"] for refusal in report.refusals} > {"not_json", "not_utf8", "too_deep"}
+    assert {each["source"] for each in report.refusals if each["reason"] != "content_missing"} == gateways
+
+
 def test_every_reason_a_gateway_can_cause_is_generated() -> None:
     # Not: what only commands, missing plans, forwarding, waiting or storing can cause.
     elsewhere = {

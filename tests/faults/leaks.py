@@ -114,7 +114,8 @@ def marked_oddities(marks: Marks, tenant: str, at: int) -> list[LogRecord]:
         good[:-1] + b',"to":"+' + number.encode() + b'","to":5}', good.replace(word.encode(), word.encode() * 90_000),
     ]  # fmt: skip
     records = [LogRecord(tenant.encode(), value, [], at) for value in values]
-    records.append(LogRecord(tenant.encode(), b"{", [("trace", word.encode())], at))
+    for name, text in (("trace", word), ("source", f"+{number}"), ("source", f"{word} {word}")):
+        records.append(LogRecord(tenant.encode(), b"{", [(name, text.encode())], at))
     commands: tuple[dict[str, object], ...] = (
         {"type": "mark_contacts", "contacts": [f"+{each}" for each in marks.numbers], "state": "inactive"},
         {"type": "authorise", "kind": "sms", "body": word, "recipients": [f"+{number}"]},
