@@ -87,25 +87,13 @@ class LogGroup:
         self._until_coordinated(ask)
 
     def _check_empty(self) -> None:
-        members = self._until_coordinated(self._members)
+        members = self._until_coordinated(lambda: group_members(self._admin, self._name, _REQUEST_SECONDS))
         if members:
             where = ", ".join(sorted({member.host for member in members})[:_SHOWN])
             raise EraError(
                 f"{len(members)} workers are in the group {self._name} (at {where}): stop them, with SIGTERM, and try"
                 " again; one that was killed stays in it until its session has run out"
             )
-
-    def _members(self) -> list[MemberDescription]:
-        [answer] = self._admin.describe_consumer_groups(
-            [self._name], request_timeout=_REQUEST_SECONDS
-        ).values()
-        try:
-            members: list[MemberDescription] = answer.result(_REQUEST_SECONDS).members
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
-                return []
-            raise
-        return members
 
     def _until_coordinated(self, ask: Callable[[], _Answer]) -> _Answer:
         """The answer; a group's coordinator may be about to be elected."""
@@ -117,3 +105,15 @@ class LogGroup:
                 if error.args[0].code() not in COORDINATOR_COMES or monotonic() > end:
                     raise self._connection.error(error) from error
                 sleep(_RETRY_SECONDS)
+
+
+def group_members(admin: AdminClient, name: str, timeout_seconds: float) -> list[MemberDescription]:
+    """Who is in a group; nobody where there is no such group. Raises KafkaException."""
+    [answer] = admin.describe_consumer_groups([name], request_timeout=timeout_seconds).values()
+    try:
+        members: list[MemberDescription] = answer.result(timeout_seconds).members
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+            return []
+        raise
+    return members

@@ -59,7 +59,7 @@ class TopicReader:
         self._topic = topic
         self._connection = Connection(settings)
         # A group is never joined, but the client wants a name.
-        self._consumer = Consumer(_configured(self._connection, COMMAND_LINE_GROUP))
+        self._consumer = Consumer(reader_configuration(self._connection, COMMAND_LINE_GROUP))
         self.partitions = self._connection.topic_partitions(self._consumer, topic)
 
     def bounds(self, partition: int, since_at: int | None = None) -> Span:
@@ -114,7 +114,7 @@ class TopicReader:
 def committed_offsets(settings: Settings, partitions: int) -> dict[int, int]:
     """The first offset of each partition of `messages.raw` that the workers have not committed; 0 where none is."""
     connection = Connection(settings)
-    consumer = Consumer(_configured(connection, settings.application))
+    consumer = Consumer(reader_configuration(connection, settings.application))
     asked = [TopicPartition(MESSAGES_RAW, number) for number in range(partitions)]
     end = monotonic() + _COORDINATOR_SECONDS
     try:
@@ -131,7 +131,11 @@ def committed_offsets(settings: Settings, partitions: int) -> dict[int, int]:
         consumer.close()
 
 
-def _configured(connection: Connection, group: str) -> dict[str, Any]:
+def reader_configuration(connection: Connection, group: str) -> dict[str, Any]:
+    """Librdkafka's configuration of a consumer that joins no group and is told where a partition ends.
+
+    `group` is named all the same: the client wants one, and asks what that group has committed.
+    """
     return {
         **connection.configuration(),
         "group.id": group,

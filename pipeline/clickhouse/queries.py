@@ -162,6 +162,18 @@ class OrganizationUsage(NamedTuple):
     credits_micros: int
 
 
+class FleetAccounts(NamedTuple):
+    """How all accounts stand together, as of their last checkpoints."""
+
+    accounts: int
+    count_by_level: Mapping[int, int]
+    """Accounts that have used at least so many per cent of what is usable in the open period: 80, 85, 90 and 95."""
+    recharge_count: int
+    """Accounts that wait for the answer to a request to recharge."""
+    recharge_asked_at: int
+    """When the oldest of those requests was made; 0 without one."""
+
+
 class TenantUsage(NamedTuple):
     """What one tenant used in a span of time."""
 
@@ -199,6 +211,21 @@ def organization_accounts(client: Client, organization: str) -> list[AccountSnap
 def accounts_due(client: Client, at: int, limit: int) -> list[tuple[str, int]]:
     """Return (tenant, due instant) of accounts due at `at` or before, the longest due first, at most `limit`."""
     return [(row[0], row[1]) for row in run_query(client, "accounts_due", {"at": at, "limit": limit})]
+
+
+def fleet_accounts(client: Client, at: int) -> FleetAccounts:
+    """Return how all accounts stand at `at`; takes some 0.3 s for a million of them."""
+    [row] = run_query_whole(client, "fleet_accounts", {"at": at})
+    return FleetAccounts(row[0], dict(zip((80, 85, 90, 95), row[1:5], strict=True)), row[5], row[6])
+
+
+def tenants_unalerted(client: Client, at: int) -> int:
+    """Return how many tenants stand at 95 per cent or more at `at`, have that level, and no alert of it is stored.
+
+    One that is being stored while this is asked may be among them; takes some 1 s for a million accounts.
+    """
+    [row] = run_query_whole(client, "tenants_unalerted", {"at": at})
+    return int(row[0])
 
 
 def alerts_of_tenant(client: Client, tenant: str, starts_at: int, ends_at: int) -> list[StoredAlert]:

@@ -57,6 +57,9 @@ class RechargeDetails(Struct):
     """In a row."""
     next_at: int = 0
     """No further request before this instant."""
+    asked_at: int = 0
+    """Of the request in flight; 0 without one. Reckoned back by the plan's cool-down, so as long as the plan is the one
+    that asked it is exact, and else wrong by no more than what the cool-down has changed."""
 
 
 class QuotaDetails(Struct):
@@ -111,6 +114,8 @@ class AccountDetails(Struct):
     quotas: dict[str, QuotaDetails] = {}
     """By kind."""
     plan: PlanDetails = msgspec.field(default_factory=PlanDetails)
+    alert_arming: int = 0
+    """Under which number the open period's levels are armed, from 1; 0 before there is a period."""
 
 
 _decode = msgspec.json.Decoder(AccountDetails).decode
@@ -143,6 +148,7 @@ def account_details(account: Account, terms: PlanTerms | None) -> AccountDetails
             for key, held in account.reservations.items()
         ),
         recharge=_recharge(account, terms),
+        alert_arming=account.period_at(account.clock_at).arming if account.periods else 0,
     )
     if terms is not None:
         details.allowance_left_money_micros = money_for(allowance, terms.money.credit_value_micros)
@@ -175,6 +181,8 @@ def _recharge(account: Account, terms: PlanTerms | None) -> RechargeDetails | No
             details.due_credits_micros = state.due_credits
             details.due_money_micros = state.due_micros
             details.top_up_money_micros = state.top_up_micros
+            # While a request waits nothing else sets the instant of the next.
+            details.asked_at = state.next_at - (wanted.cool_down_milliseconds if wanted else 0)
     return details
 
 

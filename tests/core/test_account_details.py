@@ -64,6 +64,32 @@ def test_what_is_owed_is_shown_as_money_with_the_request_that_waits() -> None:
     assert details.recharge.in_flight == "recharge-1"
 
 
+def test_a_request_says_since_when_it_waits_and_an_answered_one_nothing() -> None:
+    log = Log()
+    log.set_plan(automatic())
+    log.messages(750)
+    asked_at = log.message("one more").timestamp
+    log.tick(log.now + DAY)
+    recharge = details_of(log).recharge
+    assert recharge is not None
+    assert (recharge.in_flight, recharge.asked_at) == ("recharge-1", asked_at)
+    log.command("decline_recharge", recharge="recharge-1")
+    recharge = details_of(log).recharge
+    assert recharge is not None
+    assert (recharge.in_flight, recharge.asked_at) == ("", 0)
+
+
+def test_the_arming_of_the_open_period_is_shown() -> None:
+    log = Log()
+    log.set_plan(plan("100"))
+    log.messages(96)
+    assert details_of(log).alert_arming == 1
+    log.grant("100")
+    assert details_of(log).alert_arming == 2
+    log.tick(log.now + 40 * DAY)
+    assert details_of(log).alert_arming == 1
+
+
 def test_a_plan_that_recharges_says_when_before_it_ever_asked() -> None:
     log = Log()
     log.set_plan(automatic())
