@@ -107,7 +107,11 @@ class Found(NamedTuple):
     show_default=True,
     help=f"What to group by: {', '.join(_DIMENSIONS)}; several with commas.",
 )
-@click.option("--reason", type=click.Choice([reason.value for reason in Refusal]), help="Only what was refused for this reason.")
+@click.option(
+    "--reason",
+    type=click.Choice([reason.value for reason in Refusal]),
+    help="Only what was refused for this reason.",
+)
 @click.option("--tenant", help="Only this tenant's records.")
 @click.option("--source", help="Only this gateway's records.")
 @click.option(
