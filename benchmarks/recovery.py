@@ -96,7 +96,7 @@ def measure(settings: Settings, began_at: float, backlog: int) -> tuple[dict[str
 
     note("process_up", lambda: _ADDRESS.search(worker.log()) is not None)
     note("tables_recovered", lambda: "worker ready" in worker.log())
-    note("folds_begun", lambda: worker.metric("msgmeter_partitions_owned") == settings.partitions)
+    note("folds_begun", lambda: worker.metric("msgmeter_partitions_taken_up") == settings.partitions)
     note("caught_up", lambda: worker.metric("msgmeter_messages_received_total") >= backlog)
     found = _READ.findall(worker.log())
     records, size_bytes, read_seconds = (sum(map(float, column)) for column in zip(*found, strict=True))

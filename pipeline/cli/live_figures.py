@@ -114,9 +114,8 @@ class FiguresReader:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if family.type == "counter" and sample.name.endswith("_total"):
-                    counters[sample.name.removesuffix("_total"), next(iter(sample.labels.values()), "")] = (
-                        sample.value
-                    )
+                    label = ",".join(sample.labels.values())
+                    counters[sample.name.removesuffix("_total"), label] = sample.value
                 elif family.type == "gauge":
                     gauges[sample.name] = sample.value
         self._counters.update(counters)

@@ -163,6 +163,11 @@ class PartitionFold:
         """How many accounts are taken up."""
         return len(self._accounts)
 
+    @property
+    def windows_held(self) -> int:
+        """How many windows are kept since the last checkpoint, taken up or not."""
+        return self._state.windows_held
+
     # One record.
 
     def _command(self, each: Admitted) -> None:

@@ -100,6 +100,11 @@ class PartitionState:
             changed_accounts=changed_accounts,
         )
 
+    @property
+    def windows_held(self) -> int:
+        """How many windows are kept; may be asked in another thread."""
+        return sum(map(len, list(self._kept_windows.values())))
+
     def _keep_window(self, kept_key: bytes) -> None:
         self._kept_windows.setdefault(int.from_bytes(kept_key[:8], "big"), set()).add(kept_key)
 

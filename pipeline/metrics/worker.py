@@ -174,15 +174,18 @@ STATE = Figures(
         "partitions_owned": Figure(
             "Of those, the ones whose tables are recovered; messages of the others wait."
         ),
-        "consumer_lag_offsets": Figure("Records in the log of partitions owned that were not folded yet."),
+        "partitions_taken_up": Figure("Of those, the ones in which something was folded since."),
+        "consumer_lag_offsets": Figure(
+            "Records in the log of partitions assigned that were not folded yet. Not shown without partitions."
+        ),
         "consumer_lag_seconds": Figure(
-            "Age of the last folded record in the partition furthest behind; 0 when none is. Of a partition in which"
-            " nothing was folded yet, the time for which it is owned."
+            "Age of the last folded record in the partition furthest behind; 0 when none is. Where nothing was folded"
+            " yet, the time since the assignment. Not shown without partitions."
         ),
         "uncommitted_offsets": Figure("Records folded and not yet acknowledged."),
         "watermark_timestamp_seconds": Figure(
             "When the last folded record of the partition furthest behind was appended, in seconds since 1970; now,"
-            " when none is behind."
+            " when none is behind. Not shown without partitions."
         ),
         "epoch_open_seconds": Figure(
             "Age of the oldest epoch that has records and is not stored yet; 0 when there is none."

@@ -7,6 +7,7 @@ is mended beside this file, each mend with a test.
 
 import asyncio
 import logging
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -24,8 +25,9 @@ from pipeline.settings import Settings
 from pipeline.stream.chunks import ChunkTransport, Untouched, transport_settings
 from pipeline.stream.epochs import Meter
 from pipeline.stream.exits import ExitCode, end_process, ends_process_on_error
-from pipeline.stream.figures import read_state
+from pipeline.stream.figures import LogPlace, read_state
 from pipeline.stream.log_ends import LogEnds
+from pipeline.stream.machine import disk_bytes, memory_limit_bytes
 from pipeline.stream.partitions import Tables
 from pipeline.stream.producer import BarrierProducer
 from pipeline.stream.recovery import MeterTableManager
@@ -141,8 +143,15 @@ def make_app(settings: Settings, era: Era = FIRST_ERA) -> MeterApp:
     )
     _declare_agent(app)
     _watch_assignment(app)
+    memory_limit = memory_limit_bytes()
     metrics.STATE.read_from(
-        lambda: read_state(app.meter.partitions, partial(_end_offset, app)) | app.tables.standby_figures()
+        lambda: {
+            **read_state(app.meter.partitions, app.tables.assignment(), partial(_log_place, app)),
+            **app.meter.figures(),
+            **app.tables.standby_figures(),
+            **disk_bytes(settings.state_directory),
+            "memory_limit_bytes": memory_limit,
+        }
     )
     return app
 
@@ -202,6 +211,12 @@ async def _commit(app: MeterApp) -> None:
     await app.consumer.commit()
 
 
-def _end_offset(app: MeterApp, partition: int) -> int | None:
-    fetched: int | None = app.consumer.highwater(TP(MESSAGES_RAW, partition)) if app.consumer else None
-    return max((end for end in (fetched, app.log_ends.end(partition)) if end is not None), default=None)
+def _log_place(app: MeterApp, partition: int) -> LogPlace:
+    """What is known of a partition's log; asked in another thread, perhaps before there is a consumer."""
+    reads_from, fetched = None, None
+    if app.consumer:
+        with suppress(KeyError):  # Its reading has not begun.
+            reads_from = _reads_from(app, partition)
+        fetched = app.consumer.highwater(TP(MESSAGES_RAW, partition))
+    ends = [end for end in (fetched, app.log_ends.end(partition)) if end is not None]
+    return LogPlace(reads_from, max(ends, default=None))

@@ -33,7 +33,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.clickhouse.client import Table
-from pipeline.clickhouse.facts import fact_columns
+from pipeline.clickhouse.facts import FACTS, fact_columns
 from pipeline.clickhouse.snapshots import ALERTS, CONTACTS, ENTRIES, USAGE
 from pipeline.core.outcomes import Fact, Outcomes
 from pipeline.core.process import StateChanges
@@ -64,6 +64,8 @@ class Epoch:
     answered: list[asyncio.Task[None]]
     """Results on their way to the broker."""
     is_checkpoint: bool
+    opened_at: float | None
+    """When the first of its records was folded, in monotonic seconds; none where it has no record."""
 
     @property
     def facts(self) -> list[Fact]:
@@ -99,12 +101,16 @@ class Closing:
         self._holds = holds
         self._clock = clock
         self._tokens = storing.Tokens()
+        self.unstored_since: float | None = None
+        """When the epoch was opened that is being stored or published; none where none is."""
 
     async def carry_out(self, epoch: Epoch) -> None:
         """Steps 1 to 5; raises what will not pass by itself, after which nothing more of it is to be carried out."""
         began_at = self._clock()
+        self.unstored_since = epoch.opened_at
         await self._store(epoch)
         await self._publish(epoch)
+        self.unstored_since = None
         observe_epoch(epoch.outcomes.values(), self._clock() - began_at)
         if epoch.is_checkpoint:
             began_at = self._clock()
@@ -116,7 +122,7 @@ class Closing:
         facts = epoch.facts
         if facts:
             call = partial(storing.insert_facts, columns=fact_columns(facts), token=self._tokens.next())
-            for index in await self._until_stored(call):
+            for index in await self._until_stored(call, into=FACTS.name):
                 refusal = storing.unstorable_refusal(facts[index])
                 epoch.outcomes[refusal["partition"]].refusals.append(refusal)
         entries = [
@@ -171,6 +177,7 @@ class Closing:
                 event.ack()
             owned.acknowledged_offset = events[-1].value.last_offset
         await self._commit()
+        metrics.LAST_CHECKPOINT.set_to_current_time()
 
     async def _write(self, partition: int, changes: StateChanges) -> None:
         """Step 4: what accounts lean on first."""
@@ -184,4 +191,4 @@ class Closing:
     async def _insert(self, table: Table, columns: _Columns) -> None:
         if columns and columns[0]:
             call = partial(storing.insert_rows, table=table, columns=columns, token=self._tokens.next())
-            tell_unstorable(table.name, await self._until_stored(call))
+            tell_unstorable(table.name, await self._until_stored(call, into=table.name))

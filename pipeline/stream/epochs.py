@@ -71,6 +71,15 @@ class Meter:
         self._one_epoch = asyncio.Lock()
         self._stopping = False
 
+    def figures(self) -> dict[str, float]:
+        """What `metrics.STATE` shows of the epochs; asked in another thread."""
+        opened = [self._closing.unstored_since, self._opened_at if self._rows else None]
+        ages = [self._clock() - each for each in opened if each is not None]
+        is_answered = self._until_stored.is_answered
+        return {"epoch_open_seconds": max(ages, default=0.0)} | (
+            {} if is_answered is None else {"clickhouse_up": float(is_answered)}
+        )
+
     # Chunks in.
 
     async def take(self, event: ChunkEvent, partition: int) -> None:
@@ -165,6 +174,7 @@ class Meter:
         """
         # What is folded while the others are taken counts for the next epoch, though some of it is in this one.
         rows, self._rows = self._rows, 0
+        opened_at = self._opened_at if rows else None
         self._rows_since_checkpoint = 0 if checkpoint else self._rows_since_checkpoint + rows
         if checkpoint:
             self._checkpoint_at = self._clock()
@@ -180,4 +190,4 @@ class Meter:
                 owned.events.clear()
                 await leave_room(self._clock() - began_at)
         answered, self._answered = self._answered, []
-        return Epoch(outcomes, state, answered, checkpoint)
+        return Epoch(outcomes, state, answered, checkpoint, opened_at)

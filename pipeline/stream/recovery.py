@@ -32,7 +32,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,11 @@ from mode import Service
 import pipeline.stream.pins  # noqa: F401 - replaces private methods
 from pipeline.core.kept import KeptValueError
 from pipeline.errors import MsgmeterError
+from pipeline.metrics import worker as metrics
 from pipeline.stream.agreement import Kept, check_agreement, committed_offsets, gone_unread, written_of
 from pipeline.stream.changelog import TopicAndPartition, bounds_of, check_alike
 from pipeline.stream.exits import ExitCode, end_process
+from pipeline.stream.figures import Assignment
 from pipeline.stream.gone import tell_gone_unread
 from pipeline.stream.replaying import Replayed, Replaying
 from pipeline.stream.standbys import Standbys
@@ -73,6 +75,7 @@ class _Assignment:
     rebalances: int
     overtaken: threading.Event
     """Each assignment's own: the recovery of one must not take the next one's for its own."""
+    began_at: float = field(default_factory=time.monotonic)
 
 
 class Recovery(Service):  # type: ignore[misc]
@@ -89,6 +92,13 @@ class Recovery(Service):  # type: ignore[misc]
         self._read_ahead = (0, 0)
         self._standbys = Standbys(tables.kafka, tables.remembered_seconds)
         super().__init__(**kwargs)
+
+    def assignment(self) -> Assignment:
+        """What the group has given; nothing between a revocation and the next assignment. For metrics."""
+        assignment = self._assignment
+        assigned = frozenset() if assignment.overtaken.is_set() else assignment.partitions
+        owned = assigned.intersection(*(list(table.owned) for table in self.tables.values()))
+        return Assignment(assigned, owned, assignment.began_at)
 
     def standby_figures(self) -> dict[str, float]:
         """How many partitions are followed, and how many records of their changelogs were not read yet."""
@@ -114,6 +124,7 @@ class Recovery(Service):  # type: ignore[misc]
     ) -> None:
         """Begin a recovery; called while the group waits for us, so it only takes note."""
         self._assignment.overtaken.set()
+        metrics.REBALANCES.inc()
         self._assignment = _Assignment(
             self._of_source(assigned),
             self._of_source(self.app.assignor.assigned_standbys()) - self._of_source(assigned),
@@ -279,6 +290,8 @@ class Recovery(Service):  # type: ignore[misc]
         app.on_rebalance_end()
         if not self.should_stop:  # Behind `on_stop` nobody would end the thread.
             self._standbys.follow(self.tables.values(), assignment.standbys)
+        if partitions:
+            metrics.RECOVERY_SECONDS.observe(time.monotonic() - assignment.began_at)
         self.log.info("worker ready: %d partitions", len(assignment.partitions))
 
     async def _confirm(self, assignment: _Assignment) -> None:
@@ -320,8 +333,16 @@ class MeterTableManager(TableManager):  # type: ignore[misc]
         await self._update_channels()
         await self.recovery.start()
 
+    def assignment(self) -> Assignment:
+        """What the group has given; asked in another thread, perhaps before there is a recovery."""
+        return (
+            Assignment(frozenset(), frozenset(), 0.0)
+            if self._recovery is None
+            else self._recovery.assignment()
+        )
+
     def standby_figures(self) -> dict[str, float]:
-        """Figures of `metrics.STATE`; asked in another thread, perhaps before there is a recovery."""
+        """Figures of `metrics.STATE`; asked as above."""
         return {} if self._recovery is None else self._recovery.standby_figures()
 
     def last_partitions(self) -> frozenset[int]:

@@ -155,7 +155,7 @@ class WorkerProcess:
 
     def await_work(self, deadline_seconds: float = 120) -> None:
         """Returns when the present life has folded a first chunk."""
-        self.await_condition(lambda: self.metric("partitions_owned") > 0, "took a chunk", deadline_seconds)
+        self.await_condition(lambda: self.metric("partitions_taken_up") > 0, "took a chunk", deadline_seconds)
 
     def await_later(self, seconds: float) -> None:
         """Lets the worker work on, so that a kill meets it at a random moment; fails when it dies by itself."""
