@@ -6,12 +6,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pipeline tests benchmarks
+SOURCES := pipeline tests benchmarks docker
 # Test processes side by side, each with a broker and an engine of its own; 0: one, whose output -s shows.
 PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long simulation chaos chaos-outage protections check format bench bench-ledger bench-accounts bench-commands bench-recovery clean
+.PHONY: help run test test-long simulation chaos chaos-outage protections check format bench bench-ledger bench-accounts bench-commands bench-recovery secrets clean
 # An install that failed half-way must not count as done.
 .DELETE_ON_ERROR:
 
@@ -63,6 +63,9 @@ bench-commands: $(VENV)/installed-dev ## Measure how soon account commands are a
 
 bench-recovery: $(VENV)/installed-dev ## Measure restarts with a million accounts and 20 million identities (minutes)
 	$(BIN)/python -m benchmarks.recovery $(ARGUMENTS)
+
+secrets: ## Make the secrets that docker-compose.yml mounts, where there are none
+	@$(PYTHON) docker/make_secrets.py docker/secrets
 
 clean: ## Remove the environment and caches; ./var with its data stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

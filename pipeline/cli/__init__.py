@@ -21,7 +21,7 @@ _MODULE_BY_COMMAND = {
     "migrate": "pipeline.cli.run:migrate",
     "repartition": "pipeline.cli.run:repartition",
     "settings": "pipeline.cli.run:settings",
-    "acls": "pipeline.cli.run:acls",
+    "acls": "pipeline.cli.acls:acls",
     "generate": "pipeline.cli.traffic:generate",
     "send": "pipeline.cli.traffic:send",
     "simulate": "pipeline.cli.simulate:simulate",

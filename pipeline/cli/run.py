@@ -1,4 +1,4 @@
-"""`msgmeter worker`, `migrate`, `repartition`, `settings` and `acls`."""
+"""`msgmeter worker`, `migrate`, `repartition` and `settings`."""
 
 import logging
 
@@ -11,11 +11,6 @@ from pipeline.settings import describe_settings, load_settings
 
 _TABLE_COLUMNS = 120
 """In a narrower terminal names, defaults and meanings do not fit beside each other."""
-_ACLS_HEAD = """\
-# Run these in the bin directory of Kafka, as an administrator whose login admin.properties holds.
-# Before that, put the names of your users in place of the roles after User: (gateway, scheduler, operator, worker,
-# alerts, migrate), and the name of your group of alerts' readers in place of alerts-.\
-"""
 
 
 @click.command()
@@ -80,17 +75,3 @@ def settings() -> None:
     for row in described:
         table.add_row(*map(Text, row))
     console.print(table)
-
-
-@click.command()
-def acls() -> None:
-    """List the calls of kafka-acls.sh that let each role do what it needs, and no more.
-
-    Users are named like roles here; name yours instead. admin.properties holds an administrator's login.
-    """
-    from pipeline.access import acl_command, permissions  # noqa: PLC0415 - Kafka's client is not wanted by `settings`
-
-    settings = load_settings()
-    click.echo(_ACLS_HEAD)
-    for permission in permissions(settings):
-        click.echo(acl_command(permission, settings.kafka))

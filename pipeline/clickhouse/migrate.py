@@ -10,6 +10,7 @@ the next one starts.
 
 import hashlib
 import re
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,17 @@ from clickhouse_connect.driver.client import Client
 from pipeline.clickhouse.client import Server, Table, ask_whole, connect, driver_errors, insert
 from pipeline.errors import MsgmeterError
 
-SQL_DIRECTORY = Path(__file__).resolve().parents[2] / "sql"
+
+def _sql_directory() -> Path:
+    """Where the files are: beside the package in a checkout, else where an installation has put them."""
+    beside = Path(__file__).resolve().parents[2] / "sql"
+    # Some other project's folder of that name may lie beside an installed package.
+    if (beside / "001_schema_migrations.sql").is_file():
+        return beside
+    return Path(sys.prefix, "share", "msgmeter", "sql")
+
+
+SQL_DIRECTORY = _sql_directory()
 
 LEDGER = Table(
     "schema_migrations",

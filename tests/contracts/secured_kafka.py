@@ -110,7 +110,7 @@ class SecuredKafka:
         bindings = [
             binding
             for permission in permissions(settings)
-            for binding in _bindings(acl_command(permission, settings.kafka))
+            for binding in bindings_of(acl_command(permission, settings.kafka))
         ]
         for future in self.admin.create_acls(bindings).values():
             future.result(30)
@@ -154,7 +154,7 @@ def message(tenant: str, identity: str) -> LogRecord:
     return LogRecord(tenant.encode(), orjson.dumps(document))
 
 
-def _bindings(command: str) -> list[AclBinding]:
+def bindings_of(command: str) -> list[AclBinding]:
     """What kafka-acls.sh would set."""
     tool, *arguments = shlex.split(command)
     assert tool == "kafka-acls.sh"

@@ -21,12 +21,14 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, NewTopic
-from secured_kafka import DOORS, SecuredKafka, assert_no_secret, environment_of, message
+from secured_kafka import DOORS, SecuredKafka, assert_no_secret, bindings_of, environment_of, message
 
-from pipeline.access import permissions
+from pipeline.access import acl_command, permissions
 from pipeline.cli import main
 from pipeline.clickhouse.client import connect
+from pipeline.embedded.broker import EmbeddedBroker
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
+from pipeline.granting import acl_bindings
 from pipeline.kafka_clients import kafka_configuration
 from pipeline.logfile import write_log
 from pipeline.settings import Settings
@@ -353,3 +355,35 @@ def joins(settings: Settings, group: str) -> bool:
             if error is not None and error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
                 return False
     return True
+
+
+# `msgmeter acls` says it and does it.
+
+
+def test_the_calls_that_are_listed_and_what_is_applied_are_the_same() -> None:
+    for permission in permissions(Settings()):
+        listed_ones = bindings_of(acl_command(permission, "kafka:9092"))
+        assert set(map(str, acl_bindings(permission))) == set(map(str, listed_ones))
+
+
+def test_a_broker_without_an_authorizer_is_told_of(broker: EmbeddedBroker) -> None:
+    result = run(Settings(kafka=broker.bootstrap_servers), "acls", "--apply")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "does not take permissions: No Authorizer is configured" in result.stderr
+
+
+def test_who_is_no_administrator_gives_nobody_anything(kafka: SecuredKafka) -> None:
+    result = run(kafka.settings("worker"), "acls", "--apply")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "does not take permissions" in result.stderr
+
+
+def test_passwords_are_all_there_before_any_is_set(kafka: SecuredKafka, tmp_path: Path) -> None:
+    (tmp_path / "kafka_alerts").write_text("the password of nobody\n")
+    result = run(
+        Settings(kafka=kafka.broker.bootstrap_servers), "acls", "--apply", "--passwords", str(tmp_path)
+    )
+    assert result.exit_code == 2
+    assert "kafka_gateway cannot be read: No such file" in result.stderr
+    # Its login is what it was.
+    assert AdminClient(kafka_configuration(kafka.settings("alerts"))).list_topics(timeout=30).brokers
