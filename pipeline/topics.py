@@ -6,6 +6,7 @@ back and a changelog compacted too early cannot be mended afterwards.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from time import monotonic, sleep
 
@@ -38,7 +39,7 @@ _TOMBSTONES_LIVE = "delete.retention.ms"
 _IN_SYNC = "min.insync.replicas"
 _AT_LEAST = (_COMPACTION_LAG, _TOMBSTONES_LIVE, _IN_SYNC)
 """Of these more is as good: compaction may come later, tombstones may live longer, more replicas may be asked."""
-_LEANED_ON = ("cleanup.policy", "message.timestamp.type", "unclean.leader.election.enable", *_AT_LEAST)
+LEANED_ON = ("cleanup.policy", "message.timestamp.type", "unclean.leader.election.enable", *_AT_LEAST)
 """Without these a worker would break its promises and not notice."""
 _REQUEST_SECONDS = 30.0
 
@@ -154,7 +155,7 @@ def check_topics(settings: Settings) -> None:
                 " without `msgmeter repartition`"
             )
     leaned_on = [
-        replace(topic, config={name: topic.config[name] for name in _LEANED_ON if name in topic.config})
+        replace(topic, config={name: topic.config[name] for name in LEANED_ON if name in topic.config})
         for topic in topics(settings)
         if topic.name in names
     ]
@@ -269,16 +270,24 @@ def _config_faults(admin: AdminClient, present: list[Topic]) -> list[str]:
         ).items()
     }
     return [
-        f"{topic.name} has {name}={found[name].value if name in found else None}, not {value}"
+        f"{topic.name} has {name}={there}, not {topic.config[name]}"
         for topic in present
         for found in (answers[topic.name].result(_REQUEST_SECONDS),)
-        for name, value in topic.config.items()
-        if name not in found or not _is_as_needed(name, found[name].value, value)
+        for name, there in config_faults(topic, {key: each.value for key, each in found.items()}).items()
     ]
 
 
-def _is_as_needed(name: str, found: str, needed: str) -> bool:
-    return found == needed or (name in _AT_LEAST and int(found) > int(needed))
+def config_faults(topic: Topic, found: Mapping[str, str | None]) -> dict[str, str | None]:
+    """What a topic has instead of what it must have, by the config's name; None where it does not have it at all."""
+    return {
+        name: found.get(name)
+        for name, needed in topic.config.items()
+        if not _is_as_needed(name, found.get(name), needed)
+    }
+
+
+def _is_as_needed(name: str, found: str | None, needed: str) -> bool:
+    return found == needed or (name in _AT_LEAST and found is not None and int(found) > int(needed))
 
 
 def _create(admin: AdminClient, missing: list[Topic]) -> list[str]:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from pipeline.access import permissions
 from pipeline.cli import main
+from pipeline.cli.doctor import FAULTY
 from pipeline.cli.reconcile import DIFFERS, INCOMPLETE
 from pipeline.cli.refusal_meanings import MEANINGS
 from pipeline.clickhouse.client import Table
@@ -241,7 +242,7 @@ def test_the_readme_lists_what_each_role_may_do_in_kafka() -> None:
 
 def test_the_readme_lists_every_exit_code() -> None:
     codes = [int(code) for code in re.findall(r"^\| (\d+) \|", _section("Operating"), re.MULTILINE)]
-    assert codes == [0, 1, 2, 3, DIFFERS, INCOMPLETE, *ExitCode]
+    assert codes == [0, 1, 2, 3, DIFFERS, INCOMPLETE, FAULTY, *ExitCode]
 
 
 def test_the_readme_lists_every_refusal_in_the_order_of_the_checks() -> None:

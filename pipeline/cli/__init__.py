@@ -2,7 +2,8 @@
 
 Data goes to standard output, progress and errors to standard error. Exit codes: 0 done, 1 some of the input was
 refused, 2 the call or the settings are wrong, 3 a service could not be used; `reconcile` also exits with 4 where
-something differs, and with 5 where nothing does but something could not be compared.
+something differs, and with 5 where nothing does but something could not be compared; `doctor` with 6 where something
+is broken.
 """
 
 import logging
@@ -22,6 +23,7 @@ _MODULE_BY_COMMAND = {
     "repartition": "pipeline.cli.run:repartition",
     "settings": "pipeline.cli.run:settings",
     "acls": "pipeline.cli.acls:acls",
+    "doctor": "pipeline.cli.doctor:doctor",
     "generate": "pipeline.cli.traffic:generate",
     "send": "pipeline.cli.traffic:send",
     "simulate": "pipeline.cli.simulate:simulate",

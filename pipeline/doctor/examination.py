@@ -1,0 +1,156 @@
+"""The whole examination, in order: settings, this machine, ClickHouse, Kafka, this machine's worker.
+
+Takes the environment; gives groups of findings, each as soon as it is complete. A service that is away is a finding
+like others, and the rest goes on. Connects, asks, and never writes: no topic, row, file or group is made.
+"""
+
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from pipeline.access import permissions
+from pipeline.clickhouse_clients import connect_clickhouse
+from pipeline.doctor.clickhouse_reading import examine_clickhouse
+from pipeline.doctor.clocks import judge_append_clock
+from pipeline.doctor.findings import Finding, Group, failure, ok, skipped
+from pipeline.doctor.kafka import (
+    judge_access,
+    judge_broker_config,
+    judge_brokers,
+    judge_group,
+    judge_release,
+    judge_topic,
+)
+from pipeline.doctor.kafka_reading import KafkaQuestions
+from pipeline.doctor.listeners import Listener, broker_versions, release_of, who_listens
+from pipeline.doctor.machine import examine_machine
+from pipeline.doctor.settings import read_settings
+from pipeline.doctor.worker import examine_worker
+from pipeline.eras import EraError, present_era, settings_in
+from pipeline.errors import MsgmeterError
+from pipeline.kafka_clients import kafka_tls
+from pipeline.settings import Settings
+from pipeline.topics import MESSAGES_RAW, changelog_names, topics
+
+_REQUEST_SECONDS = 10
+
+
+def examine() -> Iterator[Group]:
+    """Every group of findings, one after the other."""
+    settings, findings = read_settings()
+    yield Group("settings", findings)
+    if settings is None:
+        yield Group(
+            "all else", [skipped("services", "nothing else is looked at before the settings can be used")]
+        )
+        return
+    yield Group("this machine", examine_machine(settings))
+    era_settings, findings = _clickhouse(settings)
+    yield Group(f"ClickHouse at {_shown_url(settings)}", findings)
+    yield Group(f"Kafka at {settings.kafka}", _kafka(era_settings or settings))
+    yield Group("worker", examine_worker("127.0.0.1", settings.metrics_port))
+
+
+def _clickhouse(settings: Settings) -> tuple[Settings | None, list[Finding]]:
+    """Settings of the present era, where ClickHouse knows it, and findings."""
+    try:
+        client = connect_clickhouse(settings, request_timeout_seconds=_REQUEST_SECONDS)
+    except MsgmeterError as error:
+        return None, [_unreachable_clickhouse(settings, error)]
+    found = [ok("connection", "answers, and lets us in")]
+    try:
+        found += examine_clickhouse(client)
+        era = present_era(client, settings)
+    except EraError as error:
+        return None, [
+            *found,
+            failure("era", str(error), "do that on every worker, the scheduler and commands"),
+        ]
+    except MsgmeterError as error:
+        return None, [*found, skipped("era", str(error))]
+    finally:
+        client.close()
+    return settings_in(settings, era.number), [*found, ok("era", f"{era.number} of the log")]
+
+
+def _unreachable_clickhouse(settings: Settings, error: MsgmeterError) -> Finding:
+    parts = urlsplit(settings.clickhouse)
+    try:
+        host, port = parts.hostname, parts.port or (8443 if parts.scheme == "https" else 8123)
+    except ValueError:
+        host, port = None, 0
+    found = Listener.NOBODY if host is None else who_listens(host, port)
+    if found is Listener.KAFKA:
+        text, remedy = found.value, "MSGMETER_CLICKHOUSE names Kafka's port: are the two swapped?"
+        return failure("connection", text, remedy)
+    if found is Listener.NATIVE or (found is Listener.TLS and parts.scheme == "http"):
+        return failure("connection", found.value, "correct the port or the scheme of MSGMETER_CLICKHOUSE")
+    return failure(
+        "connection", str(error), "see the README, ClickHouse away: workers wait for it and lose nothing"
+    )
+
+
+def _kafka(settings: Settings) -> list[Finding]:
+    try:
+        questions = KafkaQuestions(settings)
+    except MsgmeterError as error:
+        return [_unreachable_kafka(settings, error)]
+    found = [ok("connection", "answers, and lets us in"), *_brokers(settings, questions)]
+    try:
+        found += _topics_and_group(settings, questions)
+    except MsgmeterError as error:
+        found.append(skipped("group", str(error)))
+    return found
+
+
+def _brokers(settings: Settings, questions: KafkaQuestions) -> Iterator[Finding]:
+    host, port = questions.brokers[0]
+    try:
+        spans = broker_versions(host, port, kafka_tls(settings))
+    except OSError:
+        spans = {}
+    yield judge_release(release_of(spans)) if spans else skipped("brokers", "their release is not known")
+    yield judge_brokers(len(questions.brokers), settings.replication)
+    yield from judge_broker_config(questions.broker_config(), settings.replication)
+
+
+def _topics_and_group(settings: Settings, questions: KafkaQuestions) -> Iterator[Finding]:
+    wanted = topics(settings)
+    found, allowed = questions.topics([topic.name for topic in wanted])
+    needed = {MESSAGES_RAW, *changelog_names(settings.application)}
+    for topic in wanted:
+        yield judge_topic(topic, found[topic.name], topic.name in needed)
+    operations = {("topic", name): each for name, each in allowed.items()}
+    raw = found[MESSAGES_RAW]
+    if raw is None:
+        yield skipped("workers", f"there is no {MESSAGES_RAW} that they could read")
+    else:
+        group, of_group = questions.group(raw.partitions)
+        if of_group:
+            operations["group", settings.application] = of_group
+        if group is None:
+            yield skipped("workers", "this login may not look at their group")
+        else:
+            yield from judge_group(group, time.time_ns() // 1_000_000)
+        yield judge_append_clock(*questions.append_times(raw.partitions))
+    if operations:
+        yield from judge_access(permissions(settings), operations)
+
+
+def _unreachable_kafka(settings: Settings, error: MsgmeterError) -> Finding:
+    host, _, port = settings.kafka.split(",")[0].rpartition(":")
+    found = who_listens(host.strip("[]"), int(port)) if port.isdigit() else Listener.NOBODY
+    if found in (Listener.CLICKHOUSE, Listener.HTTP, Listener.NATIVE):
+        text = found.value.partition(", and its")[0]
+        return failure("connection", text, "MSGMETER_KAFKA names another server's port: are the two swapped?")
+    if found is Listener.TLS and not settings.kafka_security.endswith("tls"):
+        return failure("connection", found.value, "set MSGMETER_KAFKA_SECURITY to tls or sasl_tls")
+    return failure(
+        "connection", str(error), "start the brokers, or correct what it names; gateways wait meanwhile"
+    )
+
+
+def _shown_url(settings: Settings) -> str:
+    """The URL without its login."""
+    parts = urlsplit(settings.clickhouse)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
