@@ -44,7 +44,7 @@ def doctor(output: str) -> None:
 
 
 def _show(group: Group) -> None:
-    click.secho(group.title, bold=True)
+    click.secho(f"{group.name}  {group.where}".rstrip(), bold=True)
     width = max((len(finding.subject) for finding in group.findings), default=0)
     for finding in group.findings:
         status = click.style(f"{finding.status.value:<4}", fg=_COLOURS[finding.status])
@@ -70,7 +70,7 @@ def _document(groups: Iterable[Group], verdict: Status) -> dict[str, object]:
         "verdict": verdict.value.lower(),
         "checks": [
             {
-                "group": group.title,
+                "group": group.name,
                 "status": finding.status.value.lower(),
                 "subject": finding.subject,
                 "found": finding.found,

@@ -36,8 +36,11 @@ class Finding:
 class Group:
     """Findings about one thing, in the order in which they were looked at."""
 
-    title: str
+    name: str
+    """The same in every run, so that programs find it."""
     findings: list[Finding]
+    where: str = ""
+    """Which server."""
 
 
 def ok(subject: str, found: str) -> Finding:

@@ -20,7 +20,7 @@ from pipeline.settings import Settings
 from pipeline.topics import MESSAGES_RAW
 
 _SECONDS = 10.0
-_APPEND_SECONDS = 2.5
+_APPEND_SECONDS = 1.0
 """How long a record is waited for that shows the brokers' clock."""
 _APPEND_POLL_SECONDS = 0.1
 _LOOKED_THROUGH = 1_000

@@ -18,9 +18,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> tuple[Setting
     try:
         settings = load_settings(environment)
     except SettingsFaultsError as error:
-        return None, [
-            failure(_SUBJECT, fault, "set it right, and look again") for fault in error.faults
-        ]
+        return None, [failure(_SUBJECT, fault, "set it right, and look again") for fault in error.faults]
     except SettingsError as error:
         return None, [failure(_SUBJECT, str(error), "set it right, and look again")]
     given = os.environ if environment is None else environment

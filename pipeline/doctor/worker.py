@@ -15,18 +15,19 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.doctor.clocks import TOLERATED_MILLISECONDS
 from pipeline.doctor.findings import Finding, failure, ok, skipped, warning
 from pipeline.doctor.kafka import STALE_MILLISECONDS
+from pipeline.metrics.serving import metrics_url
 
 _SECONDS = 3.0
 _SUBJECT = "worker here"
 
 
 def examine_worker(host: str, port: int) -> list[Finding]:
-    """What a worker of this machine says of itself."""
+    """What a worker of this machine says of itself; `host` is the IP address that it serves on."""
     if not port:
         return [skipped(_SUBJECT, "MSGMETER_METRICS_PORT is 0: its port is in its log, and not known here")]
-    address = f"http://{host}:{port}/metrics"
+    address = metrics_url(host, port)
     try:
-        with urllib.request.urlopen(address, timeout=_SECONDS) as answer:
+        with urllib.request.urlopen(address, timeout=_SECONDS) as answer:  # noqa: S310 - metrics_url gives http
             text = answer.read().decode("utf-8", "replace")
     except TimeoutError:
         remedy = "end it with kill -9, and start it again: others take over meanwhile, and nothing is lost"
@@ -45,7 +46,11 @@ def judge_worker(address: str, text: str, ours: str, now: float) -> list[Finding
     except ValueError:
         families = []
     samples = [sample for family in families for sample in family.samples]
-    versions = [sample.labels["version"] for sample in samples if sample.name == "msgmeter_build_info"]
+    versions = [
+        sample.labels["version"]
+        for sample in samples
+        if sample.name == "msgmeter_build_info" and sample.labels.get("process") == "worker"
+    ]
     if not versions:
         return [
             warning(

@@ -3,10 +3,10 @@
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from pipeline.settings import Settings
-from pipeline.topics import topics
+from pipeline.topics import changelog_names, topics
 
 PARTITIONS = 8
 
@@ -18,6 +18,27 @@ def delete_topics(settings: Settings) -> None:
         for future in admin.delete_topics(there).values():
             if error := future.exception(30):
                 assert error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
+
+
+def create_changelogs(settings: Settings, **changes: str) -> None:
+    """The state topics as `migrate` makes them but for `changes` of their configs; "" leaves one out."""
+    names = changelog_names(settings.application)
+    config = {name.replace("_", "."): value for name, value in changes.items()}
+    wanted = [
+        NewTopic(
+            each.name,
+            each.partitions,
+            1,
+            config={key: value for key, value in (each.config | config).items() if value},
+        )
+        for each in topics(settings)
+        if each.name in names
+    ]
+    admin = AdminClient({"bootstrap.servers": settings.kafka})
+    for future in admin.create_topics(wanted, operation_timeout=30).values():
+        future.result(30)
+    while not set(names) <= set(admin.list_topics(timeout=30).topics):
+        pass
 
 
 def ends(settings: Settings, topic: str) -> list[int]:

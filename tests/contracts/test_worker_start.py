@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from log_topics import create_changelogs
 
 from pipeline.cli import main
 from pipeline.clickhouse.client import connect
@@ -14,7 +15,7 @@ from pipeline.clickhouse.migrate import SQL_DIRECTORY, MigrationError, apply_mig
 from pipeline.clickhouse_clients import connect_migrated
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
 from pipeline.settings import Settings
-from pipeline.topics import MESSAGES_RAW, TopicError, changelog_names, check_topics, topics
+from pipeline.topics import MESSAGES_RAW, TopicError, changelog_names, check_topics
 
 
 @pytest.fixture
@@ -109,27 +110,6 @@ def other(settings: Settings, unique_name: Callable[[str], str]) -> Iterator[Set
     made = replace(settings, application=unique_name("other"))
     yield made
     AdminClient({"bootstrap.servers": made.kafka}).delete_topics(list(changelog_names(made.application)))
-
-
-def create_changelogs(settings: Settings, **changes: str) -> None:
-    """The state topics as `migrate` makes them but for `changes` of their configs; "" leaves one out."""
-    names = changelog_names(settings.application)
-    config = {name.replace("_", "."): value for name, value in changes.items()}
-    wanted = [
-        NewTopic(
-            each.name,
-            each.partitions,
-            1,
-            config={key: value for key, value in (each.config | config).items() if value},
-        )
-        for each in topics(settings)
-        if each.name in names
-    ]
-    admin = AdminClient({"bootstrap.servers": settings.kafka})
-    for future in admin.create_topics(wanted, operation_timeout=30).values():
-        future.result(30)
-    while not set(names) <= set(admin.list_topics(timeout=30).topics):
-        pass
 
 
 @pytest.mark.parametrize(
