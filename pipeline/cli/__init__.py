@@ -61,6 +61,8 @@ class _Commands(click.Group):
         """Runs the command; our own errors become one line of text and an exit code."""
         # The driver logs a traceback of every lost connection, which reaches us as an error as well.
         logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+        # And urllib3 warns of each try to connect.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
         try:
             return super().invoke(ctx)
         except MsgmeterError as error:

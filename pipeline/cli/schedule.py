@@ -154,8 +154,6 @@ def schedule(once: bool, every_seconds: float, limit: int) -> None:
         click.echo(_told(scheduler.round(now())))
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    # It warns of every try to connect; what comes of them is said below, once.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
     # As Ctrl-C does. A round may be cut anywhere: what was not sent is still due, and twice does no harm.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _log.info("looks every %g s for accounts that are due", every_seconds)

@@ -15,6 +15,7 @@ from pipeline.doctor.clickhouse_reading import examine_clickhouse
 from pipeline.doctor.clocks import judge_append_clock
 from pipeline.doctor.findings import Finding, Group, failure, ok, skipped
 from pipeline.doctor.kafka import (
+    hidden_topic,
     judge_access,
     judge_broker_config,
     judge_brokers,
@@ -118,11 +119,14 @@ def _topics_and_group(settings: Settings, questions: KafkaQuestions) -> Iterator
     found, allowed = questions.topics([topic.name for topic in wanted])
     needed = {MESSAGES_RAW, *changelog_names(settings.application)}
     for topic in wanted:
-        yield judge_topic(topic, found[topic.name], topic.name in needed)
+        if topic.name in found:
+            yield judge_topic(topic, found[topic.name], topic.name in needed)
+        else:
+            yield hidden_topic(topic)
     operations = {("topic", name): each for name, each in allowed.items()}
-    raw = found[MESSAGES_RAW]
+    raw = found.get(MESSAGES_RAW)
     if raw is None:
-        yield skipped("workers", f"there is no {MESSAGES_RAW} that they could read")
+        yield skipped("workers", f"{MESSAGES_RAW} is missing or hidden, so they cannot be looked at")
     else:
         group, of_group = questions.group(raw.partitions)
         if of_group:

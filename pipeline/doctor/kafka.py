@@ -19,8 +19,8 @@ STALE_MILLISECONDS = 60_000
 STUCK_MILLISECONDS = 600_000
 """After so long something stands still; catching up after an outage of ClickHouse says so too, and is one."""
 _SHOWN = 4
-_NEARLY = 2
-"""A login that may do this part of a role's operations is meant for it and lacks something: one in so many."""
+_NEARLY = 4
+"""A login that lacks at most one in so many of a role's operations is meant for that role, and lacks something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def judge_broker_config(config: Mapping[str, str | None] | None, replication: in
 
 
 def judge_topic(wanted: Topic, found: FoundTopic | None, workers_need_it: bool) -> Finding:
-    """Judge one topic; `workers_need_it` says that a worker does not start where it is not as it leans on."""
+    """Judge one topic that is not hidden; a worker that needs it does not start where it is not as it leans on."""
     subject = f"topic {wanted.name}"
     if found is None:
         return failure(subject, "is missing", "run `msgmeter migrate`")
@@ -156,6 +156,13 @@ def _partitions_remedy(wanted: Topic, found: int) -> str:
         return "partitions are added by `msgmeter repartition` alone; where they were by hand, restore what was saved"
     remedy = f"set MSGMETER_PARTITIONS to {found}"
     return f"{remedy}, or see `msgmeter repartition`" if wanted.partitions > found else remedy
+
+
+def hidden_topic(wanted: Topic) -> Finding:
+    """The finding of a topic that our login may not even see."""
+    return skipped(
+        f"topic {wanted.name}", "this login may not look at it, so whether it is there is not known"
+    )
 
 
 def judge_group(group: FoundGroup, now: int) -> list[Finding]:

@@ -10,7 +10,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
 
 from pipeline.doctor.kafka import FoundGroup, FoundTopic, Member
@@ -43,11 +49,15 @@ class KafkaQuestions:
         return self._configs([ConfigResource(ResourceType.BROKER, str(self._broker_ids[0]))])[0]
 
     def topics(self, names: Sequence[str]) -> tuple[dict[str, FoundTopic | None], dict[str, frozenset[str]]]:
-        """Topics by name, None for those that are missing or hidden, and what we may do with those that are there."""
+        """Topics that are not hidden from us, None for one that is missing; and what we may do with each of all.
+
+        With a hidden one we may do nothing; with a missing one, nobody knows.
+        """
         answers = self._admin.describe_topics(
             TopicCollection(list(names)), include_authorized_operations=True, request_timeout=_SECONDS
         )
         described = {name: _result(future) for name, future in answers.items()}
+        hidden = {name for name in names if described[name] is None and _is_hidden(answers[name])}
         there = [name for name in names if described[name] is not None]
         configs = dict(
             zip(
@@ -56,8 +66,11 @@ class KafkaQuestions:
                 strict=True,
             )
         )
-        found = {name: _found_topic(described[name], configs.get(name)) for name in names}
-        return found, {name: _operations(described[name]) for name in there}
+        found = {
+            name: _found_topic(described[name], configs.get(name)) for name in names if name not in hidden
+        }
+        nothing = dict.fromkeys(hidden, frozenset[str]())
+        return found, nothing | {name: _operations(described[name]) for name in there}
 
     def group(self, partitions: int) -> tuple[FoundGroup | None, frozenset[str] | None]:
         """The workers' group and what we may do with it; None for each that this login may not know."""
@@ -137,6 +150,11 @@ def _result(future: Future[Any]) -> Any:  # noqa: ANN401 - the client is untyped
         return future.result(_SECONDS)
     except KafkaException:
         return None
+
+
+def _is_hidden(future: Future[Any]) -> bool:
+    error = future.exception(_SECONDS)
+    return isinstance(error, KafkaException) and error.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
 
 
 def _found_topic(described: Any, config: dict[str, str | None] | None) -> FoundTopic | None:  # noqa: ANN401

@@ -17,7 +17,7 @@ from secured_kafka import assert_no_secret, environment_of
 from pipeline.cli import main
 from pipeline.cli.doctor import FAULTY
 from pipeline.clickhouse.client import ask_whole, connect
-from pipeline.clickhouse.migrate import apply_migrations
+from pipeline.clickhouse.migrate import SQL_DIRECTORY, apply_migrations, read_migrations
 from pipeline.doctor.listeners import Listener, who_listens
 from pipeline.embedded.broker import EmbeddedBroker
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
@@ -150,8 +150,10 @@ def test_changelogs_that_would_lose_state_are_found(
 def test_topics_tables_and_a_directory_that_are_missing_are_found(
     deployment: Settings, unique_name: Callable[[str], str]
 ) -> None:
-    client = connect(deployment.clickhouse)
-    client.command("ALTER TABLE schema_migrations DELETE WHERE version = 11 SETTINGS mutations_sync = 1")
+    last, client = read_migrations(SQL_DIRECTORY)[-1], connect(deployment.clickhouse)
+    client.command(
+        f"ALTER TABLE schema_migrations DELETE WHERE version = {last.version} SETTINGS mutations_sync = 1"
+    )
     client.command("ALTER TABLE alerts MODIFY SETTING non_replicated_deduplication_window = 5")
     client.close()
     deployment.state_directory.write_text("a file where the directory should be")
@@ -159,7 +161,7 @@ def test_topics_tables_and_a_directory_that_are_missing_are_found(
     checks = examined(replace(deployment, application=unique_name("nobody"), state_directory=directory))
     found = faults(checks)
     assert f"{deployment.state_directory} is a file" in found["state directory"]
-    assert found["migrations"] == "The database lacks 011_log_eras -> run `msgmeter migrate` first"
+    assert found["migrations"] == f"The database lacks {last.name} -> run `msgmeter migrate` first"
     assert sum(each == "is missing -> run `msgmeter migrate`" for each in found.values()) == 3
     assert checks["tables"]["found"].startswith("alerts remember fewer than 1000")
 

@@ -196,6 +196,32 @@ def test_a_topic_that_one_may_not_use_is_named_with_the_user(kafka: SecuredKafka
     assert "does not permit alerts this use of account.results: `msgmeter acls`" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("role", "unseen"),
+    [
+        ("worker", {"broker settings", "topic account.results"}),
+        (
+            "operator",
+            {"broker settings", "topic messages.raw", "topic account.results", "topic usage.alerts"},
+        ),
+        ("gateway", {"broker settings", "topic messages.raw", "topic usage.alerts", "workers"}),
+    ],
+)
+def test_a_doctor_skips_what_its_login_may_not_see_and_says_which_role_that_is(
+    kafka: SecuredKafka, role: str, unseen: set[str]
+) -> None:
+    settings = kafka.settings(role, clickhouse="http://127.0.0.1:9/away")
+    create_topics(kafka.settings("migrate"))
+    result = run(settings, "doctor", "--output", "json")
+    assert_no_secret(result.output, settings)
+    checks = [check for check in orjson.loads(result.stdout)["checks"] if check["group"] == "kafka"]
+    assert unseen <= {check["subject"] for check in checks if check["status"] == "skip"}
+    assert {check["status"] for check in checks if check["subject"].startswith("topic ")} <= {"ok", "skip"}
+    [access] = [check for check in checks if check["subject"] == "access"]
+    assert access["status"] == "ok"
+    assert role in access["found"]
+
+
 def test_a_password_is_changed_without_losing_a_message(
     kafka: SecuredKafka,
     clickhouse: EmbeddedClickHouse,
