@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.doctor.clickhouse import judge_room
-from pipeline.doctor.findings import Finding, failure, ok, skipped, warning
+from pipeline.doctor.findings import Finding, failure, ok, warning
 from pipeline.settings import Settings
+from pipeline.stream.machine import memory_limit_bytes
 
 _MEBIBYTE = 1 << 20
-_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _BASE_BYTES = 300 * _MEBIBYTE
 """A worker with nothing in it, its libraries and the chunks and epochs on their way."""
 _IDENTITY_BYTES = {"memory": 150, "rocksdb": 60}
@@ -87,12 +87,10 @@ def judge_directory(found: FoundDirectory, store: str) -> Finding:
     return ok(subject, f"{found.path} can be written{kept}")
 
 
-def judge_memory(limit_bytes: int | None, identity_limit: int, store: str) -> Finding:
+def judge_memory(limit_bytes: int, identity_limit: int, store: str) -> Finding:
     """Judge whether as many identities fit as settings allow, in a worker that owns all partitions."""
     needed = _BASE_BYTES + identity_limit * _IDENTITY_BYTES[store]
     asked = f"{needed // _MEBIBYTE:,} MiB for {identity_limit:,} identities, besides accounts"
-    if limit_bytes is None:
-        return skipped("memory", f"its limit is not known; a worker may need {asked}")
     found = (
         f"{limit_bytes // _MEBIBYTE:,} MiB may be used; a worker that owns every partition may need {asked}"
     )
@@ -100,18 +98,3 @@ def judge_memory(limit_bytes: int | None, identity_limit: int, store: str) -> Fi
         return ok("memory", found)
     remedy = "more memory, more workers, a lower MSGMETER_IDENTITY_LIMIT"
     return warning("memory", found, f"{remedy}, or MSGMETER_STORE=rocksdb" if store == "memory" else remedy)
-
-
-def memory_limit_bytes() -> int | None:
-    """The memory this process may use: its cgroup's limit, or else the machine's; None where neither is known."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    machine = whole if whole > 0 else None
-    for path in _CGROUP_LIMITS:
-        try:
-            text = path.read_text("ascii").strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            # Without a limit, cgroup v1 says nearly 2^63.
-            return int(text) if machine is None else min(int(text), machine)
-    return machine

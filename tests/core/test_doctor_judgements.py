@@ -388,11 +388,10 @@ def test_a_worker_must_be_able_to_keep_its_files(found: FoundDirectory, status: 
         (2 * GIB, "memory", WARN, "MSGMETER_STORE=rocksdb"),
         (2 * GIB, "rocksdb", OK, ""),
         (GIB, "rocksdb", WARN, "MSGMETER_IDENTITY_LIMIT"),
-        (None, "memory", SKIP, "not known"),
     ],
 )
 def test_the_identities_that_settings_allow_must_fit_into_memory(
-    limit: int | None, store: str, status: Status, words: str
+    limit: int, store: str, status: Status, words: str
 ) -> None:
     says(judge_memory(limit, 20_000_000, store), status, words)
 
