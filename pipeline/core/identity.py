@@ -365,7 +365,6 @@ class IdentityIndex:
             horizon_at=self.horizon_at,
             refunded=self._open_refunded,
             occurred_before=self._occurred_before,
-            first_number=self._persisted[0].number if self._persisted else self._number,
         )
         if self._persisted and self._persisted[-1].number == self._number:
             self._persisted.pop()

@@ -72,6 +72,7 @@ class IdentityDelta(Struct, array_like=True):
     number: int
     """The offset behind which it begins, + 1: two workers' deltas of one number hold the same as far as both go.
 
+    Which numbers there are depends on where a worker has cut the log. That one is missing says nothing.
     Until 2026-11 they were counted from 0, which gave lower numbers in the same order.
     """
     base: int
@@ -96,8 +97,6 @@ class IdentityDelta(Struct, array_like=True):
     `horizon_at` is not enough: deletions by a worker that had lost the partition may come late, and the delta they
     came with be replaced by one of its successor, which holds what is deleted.
     """
-    first_number: int = 0
-    """Nothing needed any delta of a lower number when this one was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +177,15 @@ def delta_number(key: bytes) -> int:
 def take_apart(deltas: Iterable[bytes]) -> tuple[list[IdentityDelta], list[IdentityDelta]]:
     """The deltas that nothing needs any more, and all others, each by number.
 
-    A worker deletes those it knows of. One that a worker wrote after it had lost the partition would bring drafts back
-    that deltas between, deleted since, took back.
+    Nothing needs what lies before a hole in the log, of which no delta tells. Deltas are deleted only where nothing
+    needs them, the oldest first, and only those that the worker knows. So one before a hole came late, from a worker
+    that had lost the partition; it would bring drafts back that deltas in the hole took back. Behind the last hole
+    deltas may overlap, of several workers that cut the log at different places; together they tell everything.
     """
     decoded = sorted(map(decode_delta, deltas), key=lambda delta: delta.number)
-    first = max((delta.first_number for delta in decoded), default=0)
-    return [each for each in decoded if each.number < first], [
-        each for each in decoded if each.number >= first
-    ]
+    first, told_until = 0, -1
+    for place, delta in enumerate(decoded):
+        if delta.number > told_until + 1:
+            first = place
+        told_until = max(told_until, delta.applied_offset)
+    return decoded[:first], decoded[first:]

@@ -10,8 +10,7 @@ State versions, of which this program writes the last and reads all:
 1. without the byte: MessagePack follows at once. It begins above 0x7f, as the states are arrays, so it is told apart.
 2. with the byte; the same shapes.
 3. drafts say where they belong: fields at the end.
-4. deltas say until when those before them occurred, and which are needed: fields at the end; they are numbered by
-   where they begin.
+4. deltas say until when those before them occurred: a field at the end; they are numbered by where they begin.
 
 A change of shape raises `STATE_VERSION`. Where fields were added at the end with defaults, the present decoder reads
 the older values; any other change brings the older struct's decoder and its conversion here, chosen by the version.

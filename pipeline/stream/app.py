@@ -126,7 +126,8 @@ def make_app(settings: Settings, era: Era = FIRST_ERA) -> MeterApp:
     app.sensors.add(SendErrorEndsProcess())
     app.transport = _Transport(app.conf.broker_consumer, app, topics=[MESSAGES_RAW])
     tables = Tables(
-        identities=StateTable(app, "ids", partitions=settings.partitions),
+        # Deltas are named after where a worker began them (pipeline/core/identity_deltas.py).
+        identities=StateTable(app, "ids", partitions=settings.partitions, keys_follow_log=False),
         windows=StateTable(app, "windows", partitions=settings.partitions),
         accounts=StateTable(app, "accounts", partitions=settings.partitions),
     )

@@ -11,6 +11,7 @@ Invariants:
   value is a pure function of the log up to its offset;
 - nothing is stored of a batch with a value of a newer state version;
 - a tombstone counts like a value; its applied offset is in a header;
+- that a key is absent counts like one only where the log alone decides which keys there are;
 - everything acknowledged before the reading began is read: compaction gaps, tombstones and transaction
   markers at the end included, because the end is where the broker says that nothing follows.
 """
@@ -131,11 +132,12 @@ class PartitionReplay:
     What it remembers besides is the store's (pipeline/stream/notes.py), so another replay may go on where this ends.
     """
 
-    def __init__(self, store: Values, partition: int) -> None:
+    def __init__(self, store: Values, partition: int, *, keys_follow_log: bool = True) -> None:
+        """`keys_follow_log` is what the table says of itself (pipeline/stream/tables.py)."""
         self._store = store
         self._partition = partition
         self._lookup = store.lookup(partition)
-        self._floor = store.position_of(partition).floor
+        self._floor = store.position_of(partition).floor if keys_follow_log else b""
         self._notes = store.notes_of(partition)
 
     def take(self, records: Iterable[Message]) -> None:

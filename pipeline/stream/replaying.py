@@ -88,7 +88,10 @@ class Replaying:
             if self.lost[where] and not is_owner:
                 _log.warning("%s: partition %d is not followed: its first records are gone", *where)
                 continue
-            self._replays[where] = PartitionReplay(self._tables[where].data, where[1])
+            table = self._tables[where]
+            self._replays[where] = PartitionReplay(
+                table.data, where[1], keys_follow_log=table.keys_follow_log
+            )
             self._starts[where] = start
             self.behind[where] = max(0, bounds[where].high - start)
 

@@ -42,8 +42,10 @@ class ChangelogTable(Table):  # type: ignore[misc]
 
     data: PartitionedStore
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, keys_follow_log: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.keys_follow_log = keys_follow_log
+        """Of `StateTable`."""
         self.owned: dict[int, object] = {}
         """Partitions that may be written, each with a token that changes at every assignment."""
         self.readable: frozenset[int] = frozenset()
@@ -92,12 +94,18 @@ class ChangelogTable(Table):  # type: ignore[misc]
 class StateTable:
     """Keyed state of one kind (accounts, windows, ids), by partition of the source topic."""
 
-    def __init__(self, app: faust.App, name: str, *, partitions: int) -> None:
+    def __init__(self, app: faust.App, name: str, *, partitions: int, keys_follow_log: bool = True) -> None:
         """Declare the table; its changelog is `<app id>-<name>-changelog`. Before the app starts.
+
+        `keys_follow_log`: the log alone decides which keys have a value at an offset of it. A late value of a key that
+        had none there is then outdated. Where keys depend on how a worker has cut the log, two workers would take each
+        other's values for outdated, delete them, and both be without.
 
         The app's `Table` setting must be `ChangelogTable` and its `TableManager` the one of recovery.py.
         """
-        self._table: ChangelogTable = app.Table(name, key_type=bytes, value_type=bytes, partitions=partitions)
+        self._table: ChangelogTable = app.Table(
+            name, key_type=bytes, value_type=bytes, partitions=partitions, keys_follow_log=keys_follow_log
+        )
         if not isinstance(self._table, ChangelogTable):
             raise TypeError("faust.App(Table=ChangelogTable, ...) is needed")
 
@@ -122,9 +130,9 @@ class StateTable:
         """Make changes durable: returns when the broker has all of them and the local store too.
 
         `applied_offset` is the last offset of the log that the checkpoint covers. All changes up to it since
-        the last write belong in here: it also says what a key's absence means. A value begins with its own
-        applied offset (8 bytes, big-endian, at most `applied_offset`); None deletes. One write at a time per
-        partition. Raises NotOwnedError, or what the producer raised: then the process must end, because part
+        the last write belong in here: it also says what a key's absence means, where keys follow the log. A value
+        begins with its own applied offset (8 bytes, big-endian, at most `applied_offset`); None deletes. One write at
+        a time per partition. Raises NotOwnedError, or what the producer raised: then the process must end, because part
         of the changes may be in the changelog (recovery completes or repeats them).
         """
         token = self._table.owned.get(partition)

@@ -341,6 +341,7 @@ def test_a_delta_that_came_late_brings_no_draft_back() -> None:
     for offset in (4, 5):
         charge(again, offset, at=NOON + 4 * DAY)
         keep(again, table, NOON + 4 * DAY)
+        assert not loaded(table).pending, "whoever comes next is not misled either"
     assert not late.keys() & table.keys(), "it is deleted with the next ones"
 
 

@@ -46,7 +46,7 @@ def states(tables: Tables, version: int = STATE_VERSION) -> list[object]:
 def as_of(version: int, delta: IdentityDelta) -> IdentityDelta:
     """The delta without what it and its drafts did not say yet in a state version."""
     if version < 4:
-        delta.number, delta.occurred_before, delta.first_number = 0, NEVER_AT, 0
+        delta.number, delta.occurred_before = 0, NEVER_AT
     if version < 3:
         for draft in (*delta.pending.values(), *delta.charged_drafts.values()):
             if draft is not None:

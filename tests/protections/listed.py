@@ -145,6 +145,23 @@ PROTECTIONS: tuple[Protection, ...] = (
         ),
         test=f"{_EPOCHS}::test_an_identity_let_go_during_a_look_up_is_looked_up_too",
     ),
+    Protection(
+        fault="a frozen worker wakes with identity deltas in hand, and it and its successor recover again, each on its"
+        " own disk",
+        keeps="neither deletes the other's deltas as absent at an offset that it has completed",
+        edits=_without(
+            "pipeline/stream/changelog.py",
+            'store.position_of(partition).floor if keys_follow_log else b""',
+            "store.position_of(partition).floor",
+        ),
+        test="tests/stream/test_identity_lineages.py::test_no_worker_deletes_what_another_has_named_otherwise",
+    ),
+    Protection(
+        fault="a frozen worker wakes with an identity delta in hand when all around it is deleted",
+        keeps="what lies before a hole in the log is not taken up, nor counted as needed by those who come later",
+        edits=_without("pipeline/core/identity_deltas.py", "if delta.number > told_until + 1:", "if False:"),
+        test="tests/core/test_identity.py::test_a_delta_that_came_late_brings_no_draft_back",
+    ),
     # ClickHouse.
     Protection(
         fault="a connection to ClickHouse drops after the insert",

@@ -75,6 +75,7 @@ class Changelog:
         self.changelog_topic_name = f"{name}-changelog"
         self.app = SimpleNamespace(producer=SimpleNamespace(_ensure_producer=lambda: producer))
         self.data = store
+        self.keys_follow_log = name != "ids"
         self.owned: dict[int, object] = {}
         self.readable: frozenset[int] = frozenset()
 
@@ -272,7 +273,7 @@ class Worker:
         topic = self._broker.topic(changelog.changelog_topic_name, partition)
         bounds = await self.line.trip(lambda: Bounds(0, topic.end, b"topic id"))
         trusted_position(changelog.data, partition, bounds)
-        return PartitionReplay(changelog.data, partition)
+        return PartitionReplay(changelog.data, partition, keys_follow_log=changelog.keys_follow_log)
 
     async def _catch_up(
         self, changelog: Changelog, partition: int, replay: PartitionReplay, assignment: int

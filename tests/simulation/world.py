@@ -42,6 +42,10 @@ class World:
         self.broker.grown = self._grow
         self.warehouse = Warehouse()
         self.faults = Faults.draw(chance)
+        self._keeps_disks = chance.random() < 0.2
+        if self._keeps_disks:
+            # Two machines that take turns, frozen again and again: what one knows, the other has missed.
+            self.faults = Faults(frozen=0.02)
         self.compaction = chance.choice((0.0, 0.3, 1.0))
         self.fetch_seconds = chance.choice((0.05, 0.3, 1.0))
         self.chunk_records = chance.choice((1, 3, 8, 20))
@@ -146,8 +150,9 @@ class World:
     def _disk(self) -> Disk | None:
         """None, a new one, or one whose worker is gone."""
         used = [worker.disk for worker in self.workers]
+        free = [each for each in self._disks if each not in used]
         new = Disk()
-        disk = self.chance.choice((None, None, new, *(each for each in self._disks if each not in used)))
+        disk = self.chance.choice((free or [new]) if self._keeps_disks else (None, None, new, *free))
         if disk is new:
             self._disks.append(new)
         return disk
