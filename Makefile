@@ -43,7 +43,7 @@ check: $(VENV)/installed-dev ## Format, lint, types and the tests that start not
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
-	$(BIN)/pytest tests/core tests/properties tests/golden tests/test_tidy.py tests/test_runbooks.py
+	$(BIN)/pytest tests/core tests/properties tests/golden tests/test_tidy.py
 
 format: $(VENV)/installed-dev ## Format the code
 	$(BIN)/ruff format $(SOURCES)
