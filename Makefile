@@ -6,7 +6,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pipeline tests benchmarks docker
+SOURCES := pipeline tests benchmarks docker grafana/source
 # Test processes side by side, each with a broker and an engine of its own; 0: one, whose output -s shows.
 PROCESSES ?= 2
 

@@ -1,0 +1,398 @@
+"""The dashboard that an alert leads to: what burns, since when, what the customer feels, and where to look next.
+
+Read from above: is something firing, how fast the error budget goes, which of Kafka, ClickHouse, workers and gateways
+it is. Everything is read from Prometheus, so it answers also where ClickHouse does not.
+"""
+
+from typing import Any
+
+from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
+
+from grafana.source import annotations
+from grafana.source.boards import PROMETHEUS_VARIABLE, RUNBOOKS, Section, board
+from grafana.source.panels import (
+    GREEN,
+    ONE_IS_GOOD,
+    ORANGE,
+    RED,
+    RESULT_COLORS,
+    UP,
+    YELLOW,
+    ZERO_IS_GOOD,
+    lines,
+    stat,
+    table,
+    text,
+)
+from grafana.source.queries import now, now_as_table, over_time
+
+UID = "msgmeter-on-call"
+
+_ALLOWED = 0.005
+"""Of all minutes may be stale: the objective is 99.5 %."""
+_FRESH = "(max(msgmeter_group_lag_seconds) <= bool 60)"
+
+
+def _stale(window: str) -> str:
+    """The share of a window's minutes in which figures were over 60 s behind, or nobody could tell."""
+    return f"(1 - avg_over_time(({_FRESH} or on() vector(0))[{window}:1m]))"
+
+
+def _burn(window: str) -> str:
+    """How many times faster than allowed the error budget goes."""
+    return f"{_stale(window)} / {_ALLOWED}"
+
+
+_BURN_STEPS = ((None, GREEN), (1, YELLOW), (6, ORANGE), (14.4, RED))
+
+_BURNING = Section(
+    "What is burning",
+    (
+        table(
+            "Alerts",
+            "What fires or is about to, worst first. A name leads to its runbook: what it means, what the customer"
+            " feels, how to look, how to mend it.",
+            [
+                now_as_table(
+                    "sort_desc(max by (alertname, severity, alertstate, instance, level, reason, subject) "
+                    '(ALERTS{alertname=~"Msgmeter.*", alertname!="MsgmeterWatchdog"}))'
+                )
+            ],
+            unit="string",
+            width=14,
+            height=8,
+            columns={
+                "Time": {"custom.hidden": True},
+                "Value": {"custom.hidden": True},
+                "alertname": {
+                    "displayName": "alert",
+                    "links": [
+                        {
+                            "title": "Runbook of ${__value.raw}",
+                            "url": f"{RUNBOOKS}#${{__value.raw:lowercase}}",
+                            "targetBlank": True,
+                        }
+                    ],
+                },
+                "alertstate": {"displayName": "state"},
+            },
+            nothing="nothing fires",
+        ),
+        stat(
+            "Alerting works",
+            "The Watchdog fires always. Where it does not, Prometheus evaluates no rules, and silence means nothing.",
+            [now('max(ALERTS{alertname="MsgmeterWatchdog", alertstate="firing"}) or vector(0)')],
+            steps=ONE_IS_GOOD,
+            mapped={"0": ("no", RED), "1": ("yes", GREEN)},
+            width=5,
+        ),
+        stat(
+            "Critical alerts",
+            "That fire now and page somebody.",
+            [
+                now(
+                    'count(ALERTS{alertname=~"Msgmeter.*", alertstate="firing", severity="critical"}) or vector(0)'
+                )
+            ],
+            steps=ZERO_IS_GOOD,
+            width=5,
+        ),
+        text(
+            "Where to look next",
+            "The other dashboards, the runbooks and the commands that help most.",
+            f"[Runbooks]({RUNBOOKS}) · [Pipeline](/d/msgmeter-pipeline) · [Fleet and revenue](/d/msgmeter-fleet) ·"
+            " [Tenant usage](/d/msgmeter-tenant-usage)\n\n"
+            "`msgmeter doctor` checks Kafka, ClickHouse, clocks and disk · `msgmeter refusals` says who sends what is"
+            " refused · `msgmeter reconcile` says whether all agrees",
+            width=10,
+            height=4,
+        ),
+    ),
+)
+
+_FRESHNESS = Section(
+    "Freshness: at 99.5 % of minutes, figures are at most 60 s behind",
+    (
+        stat(
+            "Behind now",
+            "Age of the oldest record that is not committed, by the scheduler.",
+            [now("max(msgmeter_group_lag_seconds)")],
+            unit="s",
+            steps=((None, GREEN), (30, YELLOW), (60, RED)),
+            nothing="unknown",
+        ),
+        stat(
+            "Error budget left",
+            "Of 30 days: 216 minutes may be stale. Minutes in which nobody could tell count as stale, also those"
+            " before there were figures.",
+            [now(f"100 * (1 - {_stale('30d')} / {_ALLOWED})")],
+            unit="percent",
+            steps=((None, RED), (0, ORANGE), (50, GREEN)),
+        ),
+        stat(
+            "Burn rate, 5 minutes",
+            "1: the budget lasts exactly 30 days. Beside the hour, 14.4 pages.",
+            [now(_burn("5m"))],
+            steps=_BURN_STEPS,
+        ),
+        stat(
+            "Burn rate, 1 hour",
+            "14.4 uses 2 % of the budget in an hour, and pages.",
+            [now(_burn("1h"))],
+            steps=_BURN_STEPS,
+        ),
+        stat(
+            "Burn rate, 6 hours",
+            "6 uses 5 % of the budget in six hours, and pages.",
+            [now(_burn("6h"))],
+            steps=_BURN_STEPS,
+        ),
+        stat(
+            "Burn rate, 3 days",
+            "1 uses 10 % of the budget in three days: a ticket.",
+            [now(_burn("3d"))],
+            steps=_BURN_STEPS,
+        ),
+        lines(
+            "Lag",
+            "Of the group, by the scheduler, and of each worker, by itself. The line is the objective.",
+            [
+                over_time("max(msgmeter_group_lag_seconds)", "group"),
+                over_time("max by (instance) (msgmeter_consumer_lag_seconds)", "{{instance}}"),
+            ],
+            unit="s",
+            steps=((None, "transparent"), (60, RED)),
+        ),
+        lines(
+            "Flow",
+            "Records read, charged and refused per second: does anything come in, and does it come out.",
+            [
+                over_time("sum(rate(msgmeter_messages_received_total[$__rate_interval]))", "received"),
+                over_time("sum(rate(msgmeter_messages_accepted_total[$__rate_interval]))", "accepted"),
+                over_time("sum(rate(msgmeter_messages_refused_total[$__rate_interval]))", "refused"),
+            ],
+            unit="cps",
+            colors={"refused": RED},
+        ),
+    ),
+)
+
+_WHICH = Section(
+    "Which part is it",
+    (
+        stat(
+            "ClickHouse",
+            "Whether the last call got an answer, by who asked.",
+            [now("min by (job) (msgmeter_clickhouse_up)", "{{job}}")],
+            steps=ONE_IS_GOOD,
+            mapped=UP,
+            width=6,
+        ),
+        stat(
+            "Kafka",
+            "Whether the last call got an answer, by who asked.",
+            [now("min by (job) (msgmeter_kafka_up)", "{{job}}")],
+            steps=ONE_IS_GOOD,
+            mapped=UP,
+            width=6,
+        ),
+        stat(
+            "Processes that answer",
+            "By kind: how many Prometheus reaches.",
+            [now('sum by (job) (up{job=~"msgmeter-.*"})', "{{job}}")],
+            steps=ONE_IS_GOOD,
+            width=6,
+        ),
+        stat(
+            "Partitions not taken up",
+            "Of messages.raw: nobody counts what is in them.",
+            [now("clamp_min(max(msgmeter_partitions) - sum(msgmeter_partitions_owned), 0)")],
+            steps=ZERO_IS_GOOD,
+            width=6,
+        ),
+        table(
+            "Workers",
+            "One line each: how far behind, how long its oldest epoch waits, what it owns, how much memory it has, and"
+            " when it was started. A stuck worker owns partitions, reads nothing and is behind; a dead one is missing.",
+            [
+                now_as_table("max by (instance) (msgmeter_consumer_lag_seconds)"),
+                now_as_table("max by (instance) (msgmeter_epoch_open_seconds)"),
+                now_as_table("sum by (instance) (rate(msgmeter_messages_received_total[1m]))"),
+                now_as_table("max by (instance) (msgmeter_partitions_assigned)"),
+                now_as_table("max by (instance) (msgmeter_partitions_owned)"),
+                now_as_table(
+                    "time() - max by (instance) (msgmeter_epoch_last_success_timestamp_seconds > 0)"
+                ),
+                now_as_table('max by (instance) (process_resident_memory_bytes{job="msgmeter-worker"})'),
+                now_as_table(
+                    'time() - max by (instance) (process_start_time_seconds{job="msgmeter-worker"})'
+                ),
+            ],
+            width=24,
+            height=6,
+            transformations=[
+                DataTransformerConfig(id_val="joinByField", options={"byField": "instance", "mode": "outer"}),
+                DataTransformerConfig(
+                    id_val="organize",
+                    options={
+                        "excludeByName": {
+                            f"Time{each}": True for each in ("", *(f" {n}" for n in range(1, 9)))
+                        },
+                        "renameByName": {
+                            "Value #A": "behind",
+                            "Value #B": "open epoch",
+                            "Value #C": "records/s",
+                            "Value #D": "assigned",
+                            "Value #E": "taken up",
+                            "Value #F": "since last epoch",
+                            "Value #G": "memory",
+                            "Value #H": "up for",
+                        },
+                    },
+                ),
+            ],
+            columns={
+                "behind": {"unit": "s"},
+                "open epoch": {"unit": "s"},
+                "records/s": {"unit": "cps"},
+                "since last epoch": {"unit": "s"},
+                "memory": {"unit": "bytes"},
+                "up for": {"unit": "s"},
+            },
+            nothing="no worker answers",
+        ),
+        lines(
+            "Refusals by reason",
+            "Records that cannot be billed. `msgmeter refusals` says which tenant, source and partition they come"
+            " from: one gateway mostly.",
+            [
+                over_time(
+                    "sum by (reason) (rate(msgmeter_messages_refused_total[$__rate_interval])) > 0",
+                    "{{reason}}",
+                )
+            ],
+            unit="cps",
+            stacked=True,
+            width=8,
+        ),
+        lines(
+            "Insert seconds, 99 %",
+            "By table. A slow ClickHouse shows here before the lag grows.",
+            [
+                over_time(
+                    "histogram_quantile(0.99, sum by (le, table) (rate(msgmeter_insert_seconds_bucket[$__rate_interval])))",
+                    "{{table}}",
+                )
+            ],
+            unit="s",
+            width=8,
+        ),
+        lines(
+            "Inserts by result",
+            "Retried: ClickHouse did not answer, or not in time. Refused: it said no for good.",
+            [over_time("sum by (result) (rate(msgmeter_inserts_total[$__rate_interval]))", "{{result}}")],
+            unit="ops",
+            stacked=True,
+            width=8,
+            colors=RESULT_COLORS,
+        ),
+    ),
+)
+
+_MONEY = Section(
+    "Is what is counted right",
+    (
+        stat(
+            "Rows that differ",
+            "Found by the last reconciliation: must be 0, else somebody is billed wrongly.",
+            [now("sum(msgmeter_reconcile_drift_rows)")],
+            steps=ZERO_IS_GOOD,
+            nothing="never run",
+        ),
+        stat(
+            "Tenants not alerted",
+            "Beyond 95 % for five minutes and more without a recorded alert.",
+            [now("max(msgmeter_tenants_unalerted)")],
+            steps=ZERO_IS_GOOD,
+        ),
+        stat(
+            "Recharges without answer",
+            "Payment was asked for, and nobody answered.",
+            [now("max(msgmeter_recharges_unanswered)")],
+            steps=((None, GREEN), (1, YELLOW)),
+        ),
+        stat(
+            "Rows not stored",
+            "Rows that ClickHouse did not take, and records that retention deleted unread, in the time range.",
+            [
+                now(
+                    "round(sum(increase(msgmeter_rows_unstorable_total[$__range]))"
+                    " + sum(increase(msgmeter_messages_gone_unread_total[$__range])))"
+                )
+            ],
+            steps=ZERO_IS_GOOD,
+        ),
+        stat(
+            "Least free disk of the state",
+            "Of the worker that has least, in per cent.",
+            [now("100 * min(msgmeter_state_disk_free_bytes / msgmeter_state_disk_size_bytes)")],
+            unit="percent",
+            steps=((None, RED), (10, ORANGE), (20, GREEN)),
+        ),
+        stat(
+            "Most memory used",
+            "Of the worker that is nearest to its limit, in per cent.",
+            [
+                now(
+                    '100 * max(process_resident_memory_bytes{job="msgmeter-worker"} / msgmeter_memory_limit_bytes)'
+                )
+            ],
+            unit="percent",
+            steps=((None, GREEN), (80, ORANGE), (90, RED)),
+        ),
+        lines(
+            "Duplicates and further statuses",
+            "As a share of what is received: a gateway that repeats itself shows here.",
+            [
+                over_time(
+                    "sum(rate(msgmeter_messages_duplicate_total[$__rate_interval]))"
+                    " / (sum(rate(msgmeter_messages_received_total[$__rate_interval])) > 0)",
+                    "duplicates",
+                ),
+                over_time(
+                    "sum(rate(msgmeter_messages_status_total[$__rate_interval]))"
+                    " / (sum(rate(msgmeter_messages_received_total[$__rate_interval])) > 0)",
+                    "further statuses",
+                ),
+            ],
+            unit="percentunit",
+            height=6,
+        ),
+        lines(
+            "Unrated, late and different segments",
+            "Messages per second that were priced by a fallback, came late, or were counted otherwise by their gateway.",
+            [
+                over_time("sum(rate(msgmeter_messages_unrated_total[$__rate_interval]))", "unrated"),
+                over_time("sum(rate(msgmeter_messages_late_total[$__rate_interval]))", "late"),
+                over_time("sum(rate(msgmeter_segments_differ_total[$__rate_interval]))", "segments differ"),
+            ],
+            unit="cps",
+            height=6,
+        ),
+    ),
+)
+
+
+def on_call() -> Any:
+    """The dashboard."""
+    return board(
+        UID,
+        "On call",
+        "What is burning: alerts that fire, the error budget of freshness, and which part it is. Starts here from a"
+        " pager message; every alert links to its runbook.",
+        (_BURNING, _FRESHNESS, _WHICH, _MONEY),
+        variables=(PROMETHEUS_VARIABLE,),
+        annotations=(annotations.FIRING,),
+        starts="now-3h",
+        refresh="10s",
+    )
