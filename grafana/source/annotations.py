@@ -34,7 +34,10 @@ PLANS_OF_TENANT = annotation(
     "blue",
     table_of(
         f"""
-SELECT effective_at AS time, concat('plan changed: ', toString(amount_micros / 1000000), ' credits') AS text, 'plan' AS tags
+SELECT
+    effective_at AS time,
+    concat('plan changed: ', toString(amount_micros / 1000000), ' credits') AS text,
+    'plan' AS tags
 FROM ledger_entries AS entry FINAL
 WHERE {OF_TENANT} AND kind = 'plan_change' AND $__timeFilter(effective_at)
 ORDER BY time

@@ -1,10 +1,12 @@
 """A dashboard made of sections: where each panel lies, the variables, the links, and who may edit it.
 
-Takes sections of panels; gives the SDK's dashboard. Panels are laid from left to right into 24 columns, and go into
-the next line where one is full, each line as high as its highest panel; a section is a row with a title.
+Takes sections of panels; gives the SDK's dashboard. A section is a row with a title; within it, each panel goes where
+it fits highest, and leftmost of such places, in 24 columns.
 """
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from grafana_foundation_sdk.builders import dashboard
@@ -17,11 +19,19 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableRefresh,
 )
 
-from grafana.source.queries import CLICKHOUSE, PROMETHEUS
+from grafana.source.queries import CLICKHOUSE, PROMETHEUS, ClickHouseQuery
 
 COLUMNS = 24
 TAG = "msgmeter"
 RUNBOOKS = "https://github.com/msgmeter/msgmeter/blob/main/docs/runbooks.md"
+
+
+_RUNBOOKS_FILE = Path(__file__).parents[2] / "docs" / "runbooks.md"
+
+
+def runbook_names() -> list[str]:
+    """The alerts that have a runbook, which are the headings of `docs/runbooks.md`."""
+    return sorted(re.findall(r"^## (Msgmeter\w+)$", _RUNBOOKS_FILE.read_text("utf-8"), re.MULTILINE))
 
 
 class Section(NamedTuple):
@@ -71,16 +81,20 @@ def board(
             .grid_pos(GridPos(x=0, y=line_at, w=COLUMNS, h=1))
         )
         line_at += 1
-        left, line_height = 0, 0
+        heights = [line_at] * COLUMNS
         for panel in section.panels:
-            place = panel.build().grid_pos
-            if left + place.w > COLUMNS:
-                line_at, left, line_height = line_at + line_height, 0, 0
             number += 1
-            made.with_panel(panel.id(number).grid_pos(GridPos(x=left, y=line_at, w=place.w, h=place.h)))
-            left, line_height = left + place.w, max(line_height, place.h)
-        line_at += line_height
+            made.with_panel(panel.id(number).grid_pos(_place(heights, panel.build().grid_pos)))
+        line_at = max(heights)
     return made.build()  # type: ignore[return-value]
+
+
+def _place(heights: list[int], size: GridPos) -> GridPos:
+    """Where a panel of this size goes; `heights` says how far down each column is full, and is brought up to date."""
+    places = [(max(heights[x : x + size.w]), x) for x in range(COLUMNS - size.w + 1)]
+    y, x = min(places)
+    heights[x : x + size.w] = [y + size.h] * size.w
+    return GridPos(x=x, y=y, w=size.w, h=size.h)
 
 
 def source_variable(name: str, type_name: str, label: str) -> Any:
@@ -129,8 +143,6 @@ def typed(name: str, label: str, description: str) -> Any:
 
 def annotation(name: str, color: str, target: Any, **prometheus_fields: str) -> Any:
     """Marks on panels over time."""
-    from grafana.source.queries import ClickHouseQuery
-
     query = target.ref_id("Anno").build()
     made = dashboard.AnnotationQuery().name(name).icon_color(color).enable(True).target(target)
     made.datasource(CLICKHOUSE if isinstance(query, ClickHouseQuery) else PROMETHEUS)

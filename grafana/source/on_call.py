@@ -9,7 +9,7 @@ from typing import Any
 from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
 
 from grafana.source import annotations
-from grafana.source.boards import PROMETHEUS_VARIABLE, RUNBOOKS, Section, board
+from grafana.source.boards import PROMETHEUS_VARIABLE, RUNBOOKS, Section, board, runbook_names
 from grafana.source.panels import (
     GREEN,
     ONE_IS_GOOD,
@@ -50,12 +50,15 @@ _BURNING = Section(
     (
         table(
             "Alerts",
-            "What fires or is about to, worst first. A name leads to its runbook: what it means, what the customer"
-            " feels, how to look, how to mend it.",
+            "What fires or is about to. The last column leads to the runbook: what it means, what the customer feels,"
+            " how to look, how to mend it.",
             [
                 now_as_table(
-                    "sort_desc(max by (alertname, severity, alertstate, instance, level, reason, subject) "
-                    '(ALERTS{alertname=~"Msgmeter.*", alertname!="MsgmeterWatchdog"}))'
+                    """
+sort_desc(max by (alertname, severity, alertstate, job, instance, runbook) (
+    label_replace(ALERTS{alertname=~"Msgmeter.*", alertname!="MsgmeterWatchdog"}, "runbook", "$1", "alertname", "(.*)")
+))
+"""
                 )
             ],
             unit="string",
@@ -64,17 +67,20 @@ _BURNING = Section(
             columns={
                 "Time": {"custom.hidden": True},
                 "Value": {"custom.hidden": True},
-                "alertname": {
-                    "displayName": "alert",
-                    "links": [
+                "alertname": {"displayName": "alert"},
+                "alertstate": {"displayName": "state"},
+                "runbook": {
+                    # A heading's anchor is its text in small letters, which no query and no link can make.
+                    "mappings": [
                         {
-                            "title": "Runbook of ${__value.raw}",
-                            "url": f"{RUNBOOKS}#${{__value.raw:lowercase}}",
-                            "targetBlank": True,
+                            "type": "value",
+                            "options": {name: {"text": name.lower()} for name in runbook_names()},
                         }
                     ],
+                    "links": [
+                        {"title": "Runbook", "url": f"{RUNBOOKS}#${{__value.text}}", "targetBlank": True}
+                    ],
                 },
-                "alertstate": {"displayName": "state"},
             },
             nothing="nothing fires",
         ),
@@ -280,7 +286,8 @@ _WHICH = Section(
             "By table. A slow ClickHouse shows here before the lag grows.",
             [
                 over_time(
-                    "histogram_quantile(0.99, sum by (le, table) (rate(msgmeter_insert_seconds_bucket[$__rate_interval])))",
+                    "histogram_quantile(0.99,"
+                    " sum by (le, table) (rate(msgmeter_insert_seconds_bucket[$__rate_interval])))",
                     "{{table}}",
                 )
             ],
@@ -370,7 +377,7 @@ _MONEY = Section(
         ),
         lines(
             "Unrated, late and different segments",
-            "Messages per second that were priced by a fallback, came late, or were counted otherwise by their gateway.",
+            "Messages per second that were priced by a fallback, came late, or had other segments by their gateway.",
             [
                 over_time("sum(rate(msgmeter_messages_unrated_total[$__rate_interval]))", "unrated"),
                 over_time("sum(rate(msgmeter_messages_late_total[$__rate_interval]))", "late"),

@@ -12,12 +12,20 @@ from grafana_foundation_sdk.builders import (
     bargauge,
     common,
     dashboard,
-    gauge as gauges,
     heatmap,
-    stat as stats,
-    table as tables,
-    text as texts,
     timeseries,
+)
+from grafana_foundation_sdk.builders import (
+    gauge as gauges,
+)
+from grafana_foundation_sdk.builders import (
+    stat as stats,
+)
+from grafana_foundation_sdk.builders import (
+    table as tables,
+)
+from grafana_foundation_sdk.builders import (
+    text as texts,
 )
 from grafana_foundation_sdk.models import heatmap as heatmap_models
 from grafana_foundation_sdk.models.common import (
@@ -37,6 +45,7 @@ from grafana_foundation_sdk.models.common import (
     VizOrientation,
 )
 from grafana_foundation_sdk.models.dashboard import (
+    DashboardSpecialValueMapOptions,
     DynamicConfigValue,
     FieldColorModeId,
     SpecialValueMap,
@@ -89,7 +98,7 @@ def stat(
     with_line: bool = False,
     fields: str = "",
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
-    nothing: str = "–",
+    nothing: str = "none",
 ) -> Any:
     """Figures in large type: one per series or column; `fields` names columns, "" means the numbers."""
     panel = (
@@ -331,8 +340,6 @@ def _mappings(mapped: Mapping[str, tuple[str, str]]) -> list[ValueMapping]:
 
 
 def _special(word: str, color: str) -> SpecialValueMap:
-    from grafana_foundation_sdk.models.dashboard import DashboardSpecialValueMapOptions
-
     options = DashboardSpecialValueMapOptions(
         match=SpecialValueMatch.NULL_AND_NA_N, result=ValueMappingResult(text=word, color=color)
     )

@@ -1,0 +1,174 @@
+"""The dashboards as files: generated, complete, loadable beside others, and naming only what exists."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from grafana.source.boards import RUNBOOKS
+from grafana.source.rendered import FOLDER, rendered
+from pipeline.metrics import reconcile, scheduler, stack, worker
+from tests.grafana.dashboards import DASHBOARDS, panels, targets
+
+ROOT = Path(__file__).parents[2]
+UIDS = {
+    "tenant-usage": "msgmeter-tenant-usage",
+    "fleet-and-revenue": "msgmeter-fleet",
+    "pipeline": "msgmeter-pipeline",
+    "on-call": "msgmeter-on-call",
+}
+"""What alert rules and links name."""
+UNITS = {
+    "bool_on_off", "bytes", "cps", "locale", "ops", "percent", "percentunit", "s", "short", "string",
+}  # fmt: skip
+"""Ids of units that Grafana has; it shows others as they are spelled."""
+SOURCES = {"prometheus", "grafana-clickhouse-datasource"}
+NOT_SHOWN: dict[str, str] = {}
+"""Metrics that are on no dashboard, and why."""
+
+every_dashboard = pytest.mark.parametrize("name", DASHBOARDS)
+
+
+def test_what_is_committed_is_what_the_source_makes() -> None:
+    """`make dashboards` writes them."""
+    committed = {path.name: path.read_text("utf-8") for path in FOLDER.iterdir()}
+    assert committed.keys() == rendered().keys()
+    assert [name for name, text in rendered().items() if committed[name] != text] == []
+
+
+def test_uids_are_those_that_rules_and_links_name() -> None:
+    assert {name: dashboard["uid"] for name, dashboard in DASHBOARDS.items()} == UIDS
+    assert all(len(uid) <= 40 for uid in UIDS.values())
+
+
+@every_dashboard
+def test_a_dashboard_is_classic_and_not_edited_in_place(name: str) -> None:
+    dashboard = DASHBOARDS[name]
+    assert (dashboard["schemaVersion"], dashboard["editable"]) == (42, False)
+    assert dashboard["description"]
+    assert dashboard["tags"] == ["msgmeter"]
+
+
+@every_dashboard
+def test_panels_fill_24_columns_without_overlap(name: str) -> None:
+    taken: dict[tuple[int, int], str] = {}
+    for panel in DASHBOARDS[name]["panels"]:
+        place = panel["gridPos"]
+        assert 0 <= place["x"] < place["x"] + place["w"] <= 24, panel["title"]
+        for x in range(place["x"], place["x"] + place["w"]):
+            for y in range(place["y"], place["y"] + place["h"]):
+                assert (x, y) not in taken, f"{panel['title']} lies over {taken[x, y]}"
+                taken[x, y] = panel["title"]
+    height = max(y for _, y in taken) + 1
+    gaps = sum(1 for y in range(height) for x in range(24) if (x, y) not in taken)
+    assert gaps <= 0.1 * 24 * height, "panels leave holes"
+
+
+@every_dashboard
+def test_every_panel_has_id_title_description_and_unit(name: str) -> None:
+    ids = [panel["id"] for panel in DASHBOARDS[name]["panels"]]
+    assert len(set(ids)) == len(ids)
+    titles = [panel["title"] for panel in panels(DASHBOARDS[name])]
+    assert len(set(titles)) == len(titles)
+    for panel in panels(DASHBOARDS[name]):
+        assert panel["title"], panel["id"]
+        assert len(panel.get("description", "")) > 5, panel["title"]
+        if panel["type"] != "text":
+            assert panel["fieldConfig"]["defaults"]["unit"] in UNITS, panel["title"]
+            assert panel["targets"], panel["title"]
+
+
+@every_dashboard
+def test_a_data_source_is_named_by_a_variable_only(name: str) -> None:
+    dashboard = DASHBOARDS[name]
+    variables = {
+        each["name"]: each["query"]
+        for each in dashboard["templating"]["list"]
+        if each["type"] == "datasource"
+    }
+    assert set(variables.values()) <= SOURCES
+    named = list(_data_sources(dashboard))
+    assert named
+    for source in named:
+        assert source["uid"] in {f"${{{variable}}}" for variable in variables}, source
+        assert variables[source["uid"][2:-1]] == source["type"], source
+
+
+def _data_sources(value: Any) -> Iterator[dict[str, str]]:
+    """Every data source that is named, wherever it is."""
+    if isinstance(value, dict):
+        if isinstance(value.get("datasource"), dict):
+            yield value["datasource"]
+        for each in value.values():
+            yield from _data_sources(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _data_sources(each)
+
+
+@every_dashboard
+def test_links_lead_to_dashboards_and_runbooks_that_exist(name: str) -> None:
+    urls = list(_urls(DASHBOARDS[name]))
+    assert RUNBOOKS in urls
+    for url in urls:
+        if url.startswith("/d/"):
+            assert re.split(r"[/?]", url)[2] in UIDS.values(), url
+        else:
+            assert url.partition("#")[0] == RUNBOOKS, url
+    assert (ROOT / "docs" / "runbooks.md").is_file()
+    assert any(link.get("tags") == ["msgmeter"] for link in DASHBOARDS[name]["links"])
+
+
+def _urls(value: Any) -> Iterator[str]:
+    """Every address, in links and in texts."""
+    if isinstance(value, dict):
+        if value.get("url"):
+            yield value["url"]
+        if "content" in value:
+            yield from re.findall(r"\]\(([^)]+)\)", value["content"])
+        for each in value.values():
+            yield from _urls(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _urls(each)
+
+
+def test_the_table_of_alerts_leads_to_every_runbook() -> None:
+    text = (ROOT / "docs" / "runbooks.md").read_text("utf-8")
+    (table,) = (panel for panel in panels(DASHBOARDS["on-call"]) if panel["title"] == "Alerts")
+    (column,) = (
+        each for each in table["fieldConfig"]["overrides"] if each["matcher"]["options"] == "runbook"
+    )
+    options = column["properties"][0]["value"][0]["options"]
+    headings = re.findall(r"^## (Msgmeter\w+)$", text, re.MULTILINE)
+    assert headings
+    assert {alert: each["text"] for alert, each in options.items()} == {
+        heading: heading.lower() for heading in headings
+    }
+
+
+def _defined(registries: Iterable[CollectorRegistry]) -> dict[str, set[str]]:
+    """What is defined: metrics, and the series that each is scraped as."""
+    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+    return {
+        family.name: {family.name + suffix for suffix in suffixes.get(family.type, ("",))}
+        for registry in registries
+        for collector in list(registry._collector_to_names)
+        if hasattr(collector, "describe")
+        for family in collector.describe()
+    }
+
+
+REGISTRIES = (worker.REGISTRY, scheduler.REGISTRY, reconcile.REGISTRY, stack.REGISTRY)
+
+
+def test_every_metric_that_is_named_exists_and_every_metric_is_on_a_dashboard() -> None:
+    defined = _defined(REGISTRIES)
+    named = {
+        found for target in targets() if target.expr for found in re.findall(r"\bmsgmeter_\w+", target.expr)
+    }
+    assert named - set().union(*defined.values()) == set()
+    assert {metric for metric, series in defined.items() if not series & named} == NOT_SHOWN.keys()
