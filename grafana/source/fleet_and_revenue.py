@@ -185,8 +185,8 @@ SELECT
     countIf(used_micros >= 0.85 * limit_micros) AS "85 %",
     countIf(used_micros >= 0.90 * limit_micros) AS "90 %",
     countIf(used_micros >= 0.95 * limit_micros) AS "95 %"
-FROM account_snapshots FINAL
-WHERE limit_micros > 0 AND period_start <= now() AND period_end > now()
+FROM account_snapshots AS account FINAL
+WHERE limit_micros > 0 AND account.period_start <= now() AND account.period_end > now()
 """
                 )
             ],
@@ -226,7 +226,8 @@ SELECT
     available_micros / 1000000       AS available,
     formatDateTime(period_end, '%Y-%m-%d %H:%i', 'UTC') AS "period ends (UTC)"
 FROM account_snapshots AS account FINAL
-WHERE limit_micros > 0 AND used_micros >= 0.80 * limit_micros AND period_start <= now() AND period_end > now()
+WHERE limit_micros > 0 AND used_micros >= 0.80 * limit_micros
+  AND account.period_start <= now() AND account.period_end > now()
 ORDER BY used_percent DESC, tenant
 LIMIT 100
 """
@@ -353,6 +354,7 @@ FROM account_snapshots FINAL
                     """
 SELECT
     tenant,
+    recharge_asked_at                                   AS "asked at",
     JSONExtractString(its, 'in_flight')                 AS request,
     JSONExtractInt(its, 'credits_micros') / 1000000     AS credits,
     (JSONExtractInt(its, 'due_money_micros') + JSONExtractInt(its, 'top_up_money_micros')) / 1000000 AS charge,
@@ -360,10 +362,11 @@ SELECT
     JSONExtractInt(its, 'declined_count')               AS declined
 FROM
 (
-    SELECT tenant, details, JSONExtractRaw(details, 'recharge') AS its FROM account_snapshots FINAL
+    SELECT tenant, details, recharge_asked_at, JSONExtractRaw(details, 'recharge') AS its
+    FROM account_snapshots FINAL
+    WHERE recharge_asked_at IS NOT NULL
 )
-WHERE JSONExtractString(its, 'in_flight') != ''
-ORDER BY tenant
+ORDER BY recharge_asked_at, tenant
 LIMIT 100
 """
                 )

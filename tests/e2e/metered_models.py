@@ -163,12 +163,12 @@ def stored_contacts(metered: Metered) -> dict[str, dict[str, int]]:
     return found
 
 
-def meter_scenarios(system: System) -> Metered:
-    """Sends all scenarios, and returns when a worker has metered them."""
+def meter_scenarios(system: System, further: Iterable[LogRecord] = ()) -> Metered:
+    """Sends all scenarios and then what is given, and returns when a worker has metered them."""
     # A worker does not start on such a topic.
     system.worker().start().await_ready()
     take_stated_times(system)
-    log = one_log()
+    log = [*one_log(), *further]
     rules, report = make_rules(system.settings), system.report(log)
     send_at_stated_times(system, log)
     system.await_all_committed()

@@ -109,13 +109,18 @@ class WorkerProcess:
         """The end of the log, for people."""
         return self._process.log_tail()
 
+    def metrics_url(self) -> str:
+        """Where /metrics is served; empty before it is."""
+        found = _METRICS_ADDRESS.search(self.log())
+        return found[1] if found else ""
+
     def metrics_text(self) -> str:
         """What /metrics says; nothing before it is served."""
-        found = _METRICS_ADDRESS.search(self.log())
-        if found is None:
+        url = self.metrics_url()
+        if not url:
             return ""
         try:
-            with urllib.request.urlopen(found[1], timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=10) as answer:
                 return answer.read().decode()
         except OSError:
             return ""
