@@ -11,7 +11,7 @@ SOURCES := pipeline tests benchmarks docker grafana/source
 PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long simulation chaos chaos-outage protections check format bench bench-ledger bench-accounts bench-commands bench-recovery secrets clean
+.PHONY: help run test test-long simulation chaos chaos-outage protections check format dashboards bench bench-ledger bench-accounts bench-commands bench-recovery secrets clean
 # An install that failed half-way must not count as done.
 .DELETE_ON_ERROR:
 
@@ -48,6 +48,9 @@ check: $(VENV)/installed-dev ## Format, lint, types and the tests that start not
 format: $(VENV)/installed-dev ## Format the code
 	$(BIN)/ruff format $(SOURCES)
 	$(BIN)/ruff check --fix $(SOURCES)
+
+dashboards: $(VENV)/installed-dev ## Write the Grafana dashboards from their source
+	$(BIN)/python -m grafana.source
 
 bench: $(VENV)/installed-dev ## Measure raw -> stored events a second, memory and latency (minutes)
 	$(BIN)/python -m benchmarks.throughput $(ARGUMENTS)

@@ -9,11 +9,10 @@ from typing import Any
 
 from grafana.source import annotations
 from grafana.source.boards import CLICKHOUSE_VARIABLE, PROMETHEUS_VARIABLE, Section, board, choice
+from grafana.source.fleet_money import CHECKPOINT, MONEY, NAME, RANGE, REFUSED, TENANT_LINK, UTC_PERIOD
 from grafana.source.panels import (
     ALERT_LEVELS,
-    GREEN,
     KIND_COLORS,
-    ONE_IS_GOOD,
     ORANGE,
     RED,
     YELLOW,
@@ -25,32 +24,18 @@ from grafana.source.panels import (
     table,
 )
 from grafana.source.queries import IN_RANGE, credits_sum, now, over_time, table_of
-from grafana.source.tenant_usage import UID as TENANT_UID
 
 UID = "msgmeter-fleet"
 
 _MERGE = "SETTINGS do_not_merge_across_partitions_select_final = 1"
-_UTC_PERIOD = "toDate(dateTrunc('$granularity', toDate({at}, 'UTC')))"
-_NAME = "substring(toString({date}), 1, if('$granularity' = 'month', 7, 10))"
-_RANGE = "Of the time range, all tenants together."
-_CHECKPOINT = "As of each account's last checkpoint."
-
-_TENANT_LINK = {
-    "links": [
-        {
-            "title": "Usage of ${__value.raw}",
-            "url": f"/d/{TENANT_UID}?var-tenant=${{__value.raw:percentencode}}&${{__url_time_range}}",
-        }
-    ]
-}
 
 
 def _used_by_period(columns: str) -> Any:
-    start = _UTC_PERIOD.format(at="window_start")
-    first, last = _UTC_PERIOD.format(at="$__fromTime"), _UTC_PERIOD.format(at="$__toTime")
+    start = UTC_PERIOD.format(at="window_start")
+    first, last = UTC_PERIOD.format(at="$__fromTime"), UTC_PERIOD.format(at="$__toTime")
     return table_of(
         f"""
-SELECT {_NAME.format(date="start")} AS period, * EXCEPT start
+SELECT {NAME.format(date="start")} AS period, * EXCEPT start
 FROM
 (
     SELECT {start} AS start,
@@ -90,7 +75,7 @@ _USED = Section(
     (
         stat(
             "Used in the time range",
-            f"Messages, segments and credits. {_RANGE}",
+            f"Messages, segments and credits. {RANGE}",
             [
                 table_of(
                     f"""
@@ -110,14 +95,14 @@ WHERE {IN_RANGE}
         ),
         bars_by_period(
             "Credits by $granularity and kind",
-            f"Credits burned by UTC days, weeks or months. {_RANGE}",
+            f"Credits burned by UTC days, weeks or months. {RANGE}",
             [_used_by_period(_columns("kind", KIND_COLORS))],
             colors=KIND_COLORS,
         ),
         table(
             "Credits by rate card and version",
             "Which prices rated what, by the version in force when messages occurred; + tenant: a rate of the plan's"
-            " own decided. Refunds are taken off. Summed from the messages themselves. " + _RANGE,
+            " own decided. Refunds are taken off. Summed from the messages themselves. " + RANGE,
             [
                 table_of(
                     f"""
@@ -140,15 +125,15 @@ LIMIT 50
         ),
         ranking(
             "Credits by country",
-            f"Of the other party; ?? is no country. The 20 largest. {_RANGE}",
+            f"Of the other party; ?? is no country. The 20 largest. {RANGE}",
             [_used_by("country_name", "if(country = '', '??', toString(country))")],
         ),
         ranking(
-            "Credits by kind", f"SMS, MMS, RCS and email. {_RANGE}", [_used_by("kind_name", "toString(kind)")]
+            "Credits by kind", f"SMS, MMS, RCS and email. {RANGE}", [_used_by("kind_name", "toString(kind)")]
         ),
         table(
             "Top tenants",
-            f"The 20 that used most credits. A name leads to its dashboard. {_RANGE}",
+            f"The 20 that used most credits. A name leads to its dashboard. {RANGE}",
             [
                 table_of(
                     f"""
@@ -166,7 +151,7 @@ LIMIT 20
 """
                 )
             ],
-            columns={"tenant": _TENANT_LINK},
+            columns={"tenant": TENANT_LINK},
         ),
     ),
 )
@@ -176,7 +161,7 @@ _NEAR = Section(
     (
         stat(
             "Tenants at a level or above",
-            f"How many have used at least so much of what is usable in their billing period. {_CHECKPOINT}",
+            f"How many have used at least so much of what is usable in their billing period. {CHECKPOINT}",
             [
                 table_of(
                     """
@@ -213,7 +198,7 @@ WHERE limit_micros > 0 AND account.period_start <= now() AND account.period_end 
         table(
             "Nearest to their limits",
             "Tenants that have used 80 % and more of what is usable in their billing period, the highest first; 100 at"
-            f" most. {_CHECKPOINT}",
+            f" most. {CHECKPOINT}",
             [
                 table_of(
                     """
@@ -235,7 +220,7 @@ LIMIT 100
             ],
             width=14,
             columns={
-                "tenant": _TENANT_LINK,
+                "tenant": TENANT_LINK,
                 "used_percent": {
                     "displayName": "used of limit",
                     "unit": "percent",
@@ -261,190 +246,6 @@ LIMIT 100
     ),
 )
 
-_MONEY = Section(
-    "Money and credits beyond grants",
-    (
-        table(
-            "Money the ledger knows",
-            "Entries with money in them, by UTC day, week or month of their effect: what was paid for purchases, billed"
-            " in arrears, or paid off; below zero where a payment was taken back. Credits of an allowance have no"
-            " money here. " + _RANGE,
-            [
-                table_of(
-                    f"""
-SELECT
-    {_NAME.format(date=_UTC_PERIOD.format(at="effective_at"))} AS period,
-    kind,
-    currency,
-    count()                      AS entries,
-    sum(money_micros) / 1000000  AS money,
-    sum(amount_micros) / 1000000 AS credits
-FROM ledger_entries AS entry FINAL
-WHERE currency != '' AND effective_at >= $__fromTime AND effective_at < $__toTime
-GROUP BY period, kind, currency
-ORDER BY period DESC, kind, currency
-LIMIT 200
-"""
-                )
-            ],
-            nothing="no money in this time",
-        ),
-        table(
-            "Uncovered usage",
-            f"Credits metered beyond every grant, and what they come to at the plan's price where it has one; the 100"
-            f" largest. {_CHECKPOINT}",
-            [
-                table_of(
-                    """
-SELECT
-    tenant,
-    plan,
-    uncovered_micros / 1000000 AS uncovered,
-    JSONExtractInt(details, 'due_money_micros') / 1000000 AS due,
-    JSONExtractString(details, 'plan', 'currency') AS currency,
-    JSONExtractString(details, 'plan', 'overage') AS "beyond grants"
-FROM account_snapshots AS account FINAL
-WHERE uncovered_micros > 0
-ORDER BY uncovered_micros DESC, tenant
-LIMIT 100
-"""
-                )
-            ],
-            columns={"tenant": _TENANT_LINK},
-            nothing="everything is covered",
-        ),
-        stat(
-            "Balance of all tenants",
-            f"What is left in all grants less what is uncovered, what can be spent now, what is reserved, and what is"
-            f" uncovered. {_CHECKPOINT}",
-            [
-                table_of(
-                    """
-SELECT
-    sum(balance_micros) / 1000000   AS balance,
-    sum(available_micros) / 1000000 AS available,
-    sum(reserved_micros) / 1000000  AS reserved,
-    sum(uncovered_micros) / 1000000 AS uncovered
-FROM account_snapshots FINAL
-"""
-                )
-            ],
-            width=12,
-        ),
-        stat(
-            "Recharges without an answer",
-            "Requests for a block of credits that no command has confirmed or declined.",
-            [now("max(msgmeter_recharges_unanswered)")],
-            steps=((None, GREEN), (1, YELLOW)),
-            width=6,
-        ),
-        stat(
-            "The oldest of them",
-            "For how long the oldest request to recharge has waited for its answer; 0: none waits.",
-            [now("max(msgmeter_recharge_oldest_unanswered_seconds)")],
-            unit="s",
-            steps=((None, GREEN), (900, YELLOW), (3600, RED)),
-            width=6,
-        ),
-        table(
-            "Recharges that wait",
-            f"What was asked for and what is to be charged: the block's price and what is due. {_CHECKPOINT}",
-            [
-                table_of(
-                    """
-SELECT
-    tenant,
-    recharge_asked_at                                   AS "asked at",
-    JSONExtractString(its, 'in_flight')                 AS request,
-    JSONExtractInt(its, 'credits_micros') / 1000000     AS credits,
-    (JSONExtractInt(its, 'due_money_micros') + JSONExtractInt(its, 'top_up_money_micros')) / 1000000 AS charge,
-    JSONExtractString(details, 'plan', 'currency')      AS currency,
-    JSONExtractInt(its, 'declined_count')               AS declined
-FROM
-(
-    SELECT tenant, details, recharge_asked_at, JSONExtractRaw(details, 'recharge') AS its
-    FROM account_snapshots FINAL
-    WHERE recharge_asked_at IS NOT NULL
-)
-ORDER BY recharge_asked_at, tenant
-LIMIT 100
-"""
-                )
-            ],
-            columns={"tenant": _TENANT_LINK},
-            nothing="none waits",
-        ),
-        lines(
-            "Recharges asked for",
-            "Requests per hour that workers wrote to account.recharges.",
-            [
-                over_time(
-                    "3600 * sum(rate(msgmeter_recharges_requested_total[$__rate_interval]))", "asked per hour"
-                )
-            ],
-            unit="locale",
-        ),
-    ),
-)
-
-_REFUSED = Section(
-    "Not charged",
-    (
-        lines(
-            "Refusals by reason",
-            "Records that cannot be billed, per second; `msgmeter refusals` says who sends them. Refusals are in a"
-            " topic and in no table, so these are a worker's counts: a replay counts again.",
-            [
-                over_time(
-                    "sum by (reason) (rate(msgmeter_messages_refused_total[$__rate_interval])) > 0",
-                    "{{reason}}",
-                )
-            ],
-            unit="cps",
-            stacked=True,
-        ),
-        ranking(
-            "Refused in the time range",
-            "How many records, by reason.",
-            [
-                now(
-                    "sort_desc(round(sum by (reason) (increase(msgmeter_messages_refused_total[$__range])))) > 0",
-                    "{{reason}}",
-                )
-            ],
-            of_rows=False,
-        ),
-        ranking(
-            "Unrated in the time range",
-            "Messages that no price of their own was found for, by what was done instead.",
-            [
-                now(
-                    "round(sum by (reason) (increase(msgmeter_messages_unrated_total[$__range]))) > 0",
-                    "{{reason}}",
-                )
-            ],
-            of_rows=False,
-            steps=((None, ORANGE),),
-        ),
-        stat(
-            "ClickHouse answers the scheduler",
-            "Whether the figures of tenants above can be read at all.",
-            [now('min(msgmeter_clickhouse_up{job="msgmeter-scheduler"})')],
-            steps=ONE_IS_GOOD,
-            mapped={"0": ("away", RED), "1": ("up", GREEN)},
-            width=6,
-        ),
-        stat(
-            "Age of the scheduler's figures",
-            "Since the scheduler last read tenants, levels and recharges.",
-            [now("time() - max(msgmeter_fleet_last_success_timestamp_seconds)")],
-            unit="s",
-            steps=((None, GREEN), (300, YELLOW), (900, RED)),
-            width=6,
-        ),
-    ),
-)
-
 
 def fleet_and_revenue() -> Any:
     """The dashboard."""
@@ -453,7 +254,7 @@ def fleet_and_revenue() -> Any:
         "Fleet and revenue",
         "All tenants together: credits by kind, country and rate card, who is near a limit, money that the ledger"
         " knows, what is uncovered, recharges, and what was refused. Days are UTC's.",
-        (_USED, _NEAR, _MONEY, _REFUSED),
+        (_USED, _NEAR, MONEY, REFUSED),
         variables=(
             CLICKHOUSE_VARIABLE,
             PROMETHEUS_VARIABLE,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry
 
 from grafana.source.boards import RUNBOOKS
@@ -172,3 +173,30 @@ def test_every_metric_that_is_named_exists_and_every_metric_is_on_a_dashboard() 
     }
     assert named - set().union(*defined.values()) == set()
     assert {metric for metric, series in defined.items() if not series & named} == NOT_SHOWN.keys()
+
+
+# Provisioning.
+
+
+def _provisioned(name: str) -> Any:
+    return yaml.safe_load((ROOT / "grafana" / "provisioning" / name / "msgmeter.yml").read_text("utf-8"))
+
+
+def test_data_sources_are_of_the_types_that_dashboards_ask_and_hold_no_secret() -> None:
+    sources = _provisioned("datasources")["datasources"]
+    assert {each["uid"]: each["type"] for each in sources} == {
+        "msgmeter-clickhouse": "grafana-clickhouse-datasource",
+        "msgmeter-prometheus": "prometheus",
+    }
+    assert {each["type"] for each in sources} == SOURCES
+    secrets = [secret for each in sources for secret in each.get("secureJsonData", {}).values()]
+    assert secrets == ["$__file{/run/secrets/clickhouse_grafana}"]
+    clickhouse = next(each for each in sources if "secureJsonData" in each)["jsonData"]
+    assert (clickhouse["username"], clickhouse["defaultDatabase"]) == ("grafana", "msgmeter")
+
+
+def test_dashboards_are_loaded_from_their_folder_and_not_changed_in_a_browser() -> None:
+    (provider,) = _provisioned("dashboards")["providers"]
+    assert (provider["allowUiUpdates"], provider["type"]) == (False, "file")
+    assert provider["options"]["path"].endswith("/dashboards/msgmeter")
+    assert FOLDER.parts[-2:] == ("dashboards", "msgmeter")

@@ -24,7 +24,7 @@ from pipeline.metrics.registry import Figure
 from pipeline.metrics.serving import serve_metrics
 from pipeline.settings import Settings
 from tests.builders import HOUR, Log, plan
-from tests.e2e.metered_models import Metered, meter_scenarios
+from tests.e2e.metered_models import Metered, meter_scenarios, send_at_stated_times
 from tests.e2e.system import System, delete_topics
 from tests.grafana.dashboards import DASHBOARDS, Target, View, panel_target, targets
 from tests.grafana.prometheus_server import PrometheusServer
@@ -45,7 +45,7 @@ def further() -> list[LogRecord]:
     an_hour_ago = time.time_ns() // 1_000_000 - HOUR
     waits = Log(an_hour_ago, tenant="waits")
     recharge = {"level_credits": "50", "block_credits": "100", "price": "4"}
-    waits.set_plan(plan("20", zone="Asia/Kathmandu", recharge=recharge, currency="USD"))
+    waits.set_plan(plan("20", zone="Asia/Kathmandu", recharge=recharge, currency="USD", rates=[]))
     waits.message(segments=3, body=None)
     near = Log(an_hour_ago, tenant="near")
     near.set_plan(plan("50", zone="America/New_York"))
@@ -86,9 +86,7 @@ def day(text: str) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp())
 
 
-def view(
-    tenant: str = "paws", granularity: str = "day", starts: str = "2021-01-01", ends: str = "2026-01-01"
-) -> View:
+def view(tenant: str = "paws", granularity: str = "day", starts: str = "2021-01-01", ends: str = "") -> View:
     """A reader's choice; the dashboard asks for the zone itself, so `asked` fills it in."""
     variables = {"tenant": tenant, "granularity": granularity, "search": ""}
     return View(day(starts), day(ends) if ends else int(time.time()), 86_400, tuple(variables.items()))
@@ -379,8 +377,24 @@ def prometheus(metered: Metered, tmp_path_factory: pytest.TempPathFactory) -> It
         lambda: server.now("min(count_over_time(up[1m]) * on (job, instance) up) >= 3 and count(up) == 4"),
         "everything was scraped three times",
     )
+    send_more(metered.system)
+    happened = "sum(increase(msgmeter_messages_{name}_total[1m])) > 0"
+    moved = " and ".join(happened.format(name=name) for name in ("refused", "duplicate", "unrated", "status"))
+    server.await_condition(lambda: server.now(moved), "traffic was scraped")
     yield server
     server.close()
+
+
+def send_more(system: System) -> None:
+    """Traffic that moves counters while they are scraped: junk, a message told twice, a status, an unknown country."""
+    log = Log(time.time_ns() // 1_000_000, tenant="waits")
+    for message_id in ("more", "more"):
+        log.message(message_id, to="+999123456")
+    log.message("more", status="delivered", to="+999123456")
+    junk = LogRecord(b"waits", b"{", [], log.now)
+    send_at_stated_times(
+        system, [junk, *(LogRecord(record.key, record.value, [], log.now) for record in log.records)]
+    )
 
 
 def _value(figure: Figure) -> float | Mapping[str, float]:
