@@ -1,7 +1,6 @@
 """The dashboard that an alert leads to: what burns, since when, what the customer feels, and where to look next.
 
-Read from above: is something firing, how fast the error budget goes, which of Kafka, ClickHouse, workers and gateways
-it is. Everything is read from Prometheus, so it answers also where ClickHouse does not.
+Read from above. Everything is asked of Prometheus, so it answers also where ClickHouse does not.
 """
 
 from typing import Any
@@ -30,19 +29,17 @@ UID = "msgmeter-on-call"
 
 _ALLOWED = 0.005
 """Of all minutes may be stale: the objective is 99.5 %."""
-_FRESH = "(max(msgmeter_group_lag_seconds) <= bool 60)"
-
-
-def _stale(window: str) -> str:
-    """The share of a window's minutes in which figures were over 60 s behind, or nobody could tell."""
-    return f"(1 - avg_over_time(({_FRESH} or on() vector(0))[{window}:1m]))"
 
 
 def _burn(window: str) -> str:
-    """How many times faster than allowed the error budget goes."""
-    return f"{_stale(window)} / {_ALLOWED}"
+    """How many times faster than allowed the error budget goes: what the alerts look at."""
+    return f"msgmeter:figures_stale:ratio_{window} / {_ALLOWED}"
 
 
+_BUDGET = (
+    # As in the recording rules: a sample stands for 15 s, and time without one counts as fresh.
+    f"100 * (1 - sum_over_time(msgmeter:figures_stale:bool[30d]) * 15 / (30 * 86400) / {_ALLOWED})"
+)
 _BURN_STEPS = ((None, GREEN), (1, YELLOW), (6, ORANGE), (14.4, RED))
 
 _BURNING = Section(
@@ -122,16 +119,15 @@ _FRESHNESS = Section(
         stat(
             "Behind now",
             "Age of the oldest record that is not committed, by the scheduler.",
-            [now("max(msgmeter_group_lag_seconds)")],
+            [now("msgmeter:group_lag_seconds:max")],
             unit="s",
             steps=((None, GREEN), (30, YELLOW), (60, RED)),
             nothing="unknown",
         ),
         stat(
             "Error budget left",
-            "Of 30 days: 216 minutes may be stale. Minutes in which nobody could tell count as stale, also those"
-            " before there were figures.",
-            [now(f"100 * (1 - {_stale('30d')} / {_ALLOWED})")],
+            "Of 30 days: 216 minutes may be stale. Minutes in which the scheduler could not tell count as stale.",
+            [now(_BUDGET)],
             unit="percent",
             steps=((None, RED), (0, ORANGE), (50, GREEN)),
         ),
@@ -395,8 +391,7 @@ def on_call() -> Any:
     return board(
         UID,
         "On call",
-        "What is burning: alerts that fire, the error budget of freshness, and which part it is. Starts here from a"
-        " pager message; every alert links to its runbook.",
+        "What is burning: alerts with their runbooks, the error budget of freshness, and which part it is.",
         (_BURNING, _FRESHNESS, _WHICH, _MONEY),
         variables=(PROMETHEUS_VARIABLE,),
         annotations=(annotations.FIRING,),

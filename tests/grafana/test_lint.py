@@ -175,6 +175,33 @@ def test_every_metric_that_is_named_exists_and_every_metric_is_on_a_dashboard() 
     assert {metric for metric, series in defined.items() if not series & named} == NOT_SHOWN.keys()
 
 
+RULES = ROOT / "grafana" / "prometheus" / "rules"
+
+
+def test_every_recorded_series_that_is_named_is_recorded() -> None:
+    groups = yaml.safe_load((RULES / "recording.yml").read_text("utf-8"))["groups"]
+    recorded = {rule["record"] for group in groups for rule in group["rules"]}
+    named = {
+        found
+        for target in targets()
+        if target.expr
+        for found in re.findall(r"\bmsgmeter:[\w:]+", target.expr)
+    }
+    assert named
+    assert named - recorded == set()
+
+
+def test_every_alert_leads_to_a_dashboard_that_is_there() -> None:
+    groups = yaml.safe_load((RULES / "alerts.yml").read_text("utf-8"))["groups"]
+    led_to = {
+        rule["annotations"]["dashboard_url"].rpartition("/d/")[2].partition("?")[0]
+        for group in groups
+        for rule in group["rules"]
+    }
+    assert "msgmeter-on-call" in led_to
+    assert led_to - set(UIDS.values()) == set()
+
+
 # Provisioning.
 
 
