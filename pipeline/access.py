@@ -52,7 +52,9 @@ def permissions(settings: Settings) -> list[Permission]:
     made = ("Create", "Describe", "DescribeConfigs")
     return [
         Permission("gateway", "topic", (MESSAGES_RAW,), ("Write",)),
-        Permission("scheduler", "topic", (MESSAGES_RAW,), ("Write",)),
+        # Ticks go into the log; how far the workers' group is behind it is what a scheduler tells in its metrics.
+        Permission("scheduler", "topic", (MESSAGES_RAW,), ("Read", "Write")),
+        Permission("scheduler", "group", (application,), ("Describe",), is_prefix=True),
         # Commands go into the log, and their answers come back; `retry` reads what was refused and sends it again,
         # `reconcile` the log up to what the workers have committed.
         Permission("operator", "topic", (MESSAGES_RAW,), ("Read", "Write")),

@@ -25,7 +25,7 @@ from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
 from pipeline.errors import MsgmeterError, Transient
 from pipeline.kafka_clients import Connection
 from pipeline.log_groups import group_members
-from pipeline.reading import Span, reader_configuration
+from pipeline.reading import Span, ask_committed, reader_configuration, until_coordinated
 from pipeline.settings import Settings
 from pipeline.topics import MESSAGES_RAW
 
@@ -36,7 +36,10 @@ _POLL_SECONDS = 0.05
 _BATCH_RECORDS = 1_000
 _RETRY_SECONDS = 5.0
 _FETCH_BYTES = 64 * 1024
-"""Of each partition: the first record is wanted, and a broker gives a larger one whole all the same."""
+"""Of each partition at a time. Only the first record is wanted, and behind a long outage there is much; a batch that is
+larger a broker gives all the same, whole, of one partition after the other."""
+_BACKOFF_MILLISECONDS = 10
+"""With its default of a second the partitions with large batches would be waited for, one after the other."""
 
 
 class GroupLag(NamedTuple):
@@ -62,6 +65,7 @@ class GroupWatch:
                 **reader_configuration(self._connection, self._group),
                 "fetch.message.max.bytes": _FETCH_BYTES,
                 "queued.min.messages": 1,
+                "fetch.queue.backoff.ms": _BACKOFF_MILLISECONDS,
             }
         )
 
@@ -75,11 +79,12 @@ class GroupWatch:
     def lag(self, partitions: int) -> GroupLag:
         """How the group stands; raises as `partitions` does, also where some partitions cannot be asked."""
         try:
+            # Who may not ask about the group is told so here, and not further down.
+            members = until_coordinated(self._members)
             # The ends come last: what is committed meanwhile lags for one round more, and never less than nothing.
-            committed = self._committed(partitions)
+            committed = ask_committed(self._consumer, partitions)
             starts = self._offsets(partitions, OffsetSpec.earliest())
             ends = self._offsets(partitions, OffsetSpec.latest())
-            members = len(group_members(self._admin, self._group, _REQUEST_SECONDS))
             spans = {
                 number: (max(committed[number], starts[number]), ends[number]) for number in range(partitions)
             }
@@ -98,14 +103,8 @@ class GroupWatch:
         """Hangs up."""
         self._consumer.close()
 
-    def _committed(self, partitions: int) -> dict[int, int]:
-        """By partition; below zero where nothing was committed."""
-        asked = [TopicPartition(MESSAGES_RAW, number) for number in range(partitions)]
-        found = self._consumer.committed(asked, timeout=_REQUEST_SECONDS)
-        for each in found:
-            if each.error is not None:
-                raise KafkaException(each.error)
-        return {each.partition: each.offset for each in found}
+    def _members(self) -> int:
+        return len(group_members(self._admin, self._group, _REQUEST_SECONDS))
 
     def _offsets(self, partitions: int, which: OffsetSpec) -> dict[int, int]:
         asked = {TopicPartition(MESSAGES_RAW, number): which for number in range(partitions)}

@@ -6,7 +6,6 @@ the group is not as it must be, and what the clients of Kafka raise.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from time import monotonic, sleep
 from typing import TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
@@ -14,12 +13,11 @@ from confluent_kafka.admin import AdminClient, MemberDescription
 
 from pipeline.eras import EraError
 from pipeline.kafka_clients import Connection
-from pipeline.reading import COORDINATOR_COMES, TopicReader, committed_offsets
+from pipeline.reading import TopicReader, committed_offsets, until_coordinated
 from pipeline.settings import Settings
 from pipeline.topics import MESSAGES_RAW
 
 _REQUEST_SECONDS = 30.0
-_RETRY_SECONDS = 0.2
 _SHOWN = 5
 _Answer = TypeVar("_Answer")
 
@@ -96,15 +94,10 @@ class LogGroup:
             )
 
     def _until_coordinated(self, ask: Callable[[], _Answer]) -> _Answer:
-        """The answer; a group's coordinator may be about to be elected."""
-        end = monotonic() + _REQUEST_SECONDS
-        while True:
-            try:
-                return ask()
-            except KafkaException as error:
-                if error.args[0].code() not in COORDINATOR_COMES or monotonic() > end:
-                    raise self._connection.error(error) from error
-                sleep(_RETRY_SECONDS)
+        try:
+            return until_coordinated(ask)
+        except KafkaException as error:
+            raise self._connection.error(error) from error
 
 
 def group_members(admin: AdminClient, name: str, timeout_seconds: float) -> list[MemberDescription]:

@@ -5,9 +5,9 @@ and changes nothing; what an aborted transaction wrote is not given. Raises `Tra
 and `Permanent` where there is no topic, or it refuses us.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from time import monotonic, sleep
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
@@ -24,12 +24,15 @@ _SILENT_POLLS = 600
 _BATCH_RECORDS = 1_000
 _REQUEST_SECONDS = 10
 _COORDINATOR_SECONDS = 30
-COORDINATOR_COMES = frozenset({
+_COORDINATOR_RETRY_SECONDS = 0.2
+_COORDINATOR_COMES = frozenset({
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
 })  # fmt: skip
 """A broker that has just started, or makes the offsets' topic at the first question."""
+
+_Answer = TypeVar("_Answer")
 
 Span = tuple[int, int]
 """The offsets `[start, end)` of a partition."""
@@ -115,20 +118,34 @@ def committed_offsets(settings: Settings, partitions: int) -> dict[int, int]:
     """The first offset of each partition of `messages.raw` that the workers have not committed; 0 where none is."""
     connection = Connection(settings)
     consumer = Consumer(reader_configuration(connection, settings.application))
-    asked = [TopicPartition(MESSAGES_RAW, number) for number in range(partitions)]
-    end = monotonic() + _COORDINATOR_SECONDS
     try:
-        while True:
-            try:
-                found = consumer.committed(asked, timeout=_REQUEST_SECONDS)
-            except KafkaException as error:
-                if error.args[0].code() not in COORDINATOR_COMES or monotonic() > end:
-                    raise connection.error(error) from error
-                sleep(_POLL_SECONDS)
-            else:
-                return {each.partition: max(each.offset, 0) for each in found}
+        return ask_committed(consumer, partitions)
+    except KafkaException as error:
+        raise connection.error(error) from error
     finally:
         consumer.close()
+
+
+def ask_committed(consumer: Consumer, partitions: int) -> dict[int, int]:
+    """The same of the consumer's group; raises KafkaException."""
+    asked = [TopicPartition(MESSAGES_RAW, number) for number in range(partitions)]
+    found = until_coordinated(lambda: consumer.committed(asked, timeout=_REQUEST_SECONDS))
+    for each in found:
+        if each.error is not None:
+            raise KafkaException(each.error)
+    return {each.partition: max(each.offset, 0) for each in found}
+
+
+def until_coordinated(ask: Callable[[], _Answer]) -> _Answer:
+    """What a group's coordinator answers, who may be about to be elected; raises KafkaException."""
+    end = monotonic() + _COORDINATOR_SECONDS
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if error.args[0].code() not in _COORDINATOR_COMES or monotonic() > end:
+                raise
+            sleep(_COORDINATOR_RETRY_SECONDS)
 
 
 def reader_configuration(connection: Connection, group: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 An account changes by itself when a period, a grant, a reservation or a trial ends. Any record of its tenant brings
 that about; without one, somebody has to say that it is time. This process asks ClickHouse which accounts are due and
 sends each a signed `tick`. It decides nothing: the worker that owns the tenant posts what is due, at its own instant.
+Besides, it serves metrics, its own and those of the whole (`pipeline.fleet`), as it goes on when every worker is gone.
 
 Invariants
 - The id and the instant of a tick are made of what is due, so ticks of two schedulers, of a restart or of a second
@@ -11,6 +12,7 @@ Invariants
 - A tick is repeated a minute after it was sent at the earliest, since an account is stored at checkpoints only, and
   then less and less often: a worker that is away for a day must not come back to a log full of ticks.
 - ClickHouse or Kafka being away is waited for; a fault that would come again ends the process.
+- Nothing of the metrics keeps a tick waiting.
 """
 
 import logging
@@ -29,13 +31,18 @@ from pipeline.cli.traffic import now
 from pipeline.clickhouse.queries import accounts_due
 from pipeline.clickhouse_clients import connect_clickhouse
 from pipeline.errors import Transient
+from pipeline.fleet import Fleet
 from pipeline.logfile import LogRecord, sign_plain
+from pipeline.metrics.registry import Values
+from pipeline.metrics.scheduler import FLEET, LAST_ROUND, REGISTRY, TICKS_REPEATED, TICKS_SENT
+from pipeline.metrics.serving import serve_metrics
 from pipeline.sending import LogSender
 from pipeline.settings import Settings, load_settings
 
 REPEAT_MILLISECONDS = 60_000
 """Several checkpoints: by then an account that was ticked is stored as renewed, unless no worker runs."""
 _LONGEST_REPEAT_MILLISECONDS = 3_600_000
+METRICS_PORT = 9465
 _REQUEST_SECONDS = 10
 """For one question or one batch of ticks; a stop waits no longer than this."""
 
@@ -76,12 +83,25 @@ class Scheduler:
         self._sender: LogSender | None = None
         self._repeat_by_due: dict[Due, _Repeat] = {}
         """What was sent and is still due."""
+        self.last: Round | None = None
+        """What the last round did; None where it could not be done."""
 
     def round(self, at: int) -> Round:
         """Send ticks for accounts due at `at` (epoch milliseconds) or before, the longest due first.
 
         Raises Transient where ClickHouse or Kafka is away; the next round then asks and sends anew.
         """
+        try:
+            self.last = self._round(at)
+        except Transient:
+            self.last = None
+            raise
+        TICKS_SENT.inc(self.last.sent)
+        TICKS_REPEATED.inc(self.last.repeated)
+        LAST_ROUND.set_to_current_time()
+        return self.last
+
+    def _round(self, at: int) -> Round:
         due = self._ask(at)
         # What is no longer due was renewed, and is forgotten.
         repeats = {each: self._repeat_by_due[each] for each in due if each in self._repeat_by_due}
@@ -147,19 +167,34 @@ def tick(tenant: str, due_at: int) -> LogRecord:
     type=click.IntRange(1),
     help="Most ticks in one round; after downtime the longest due come first.",
 )
-def schedule(once: bool, every_seconds: float, limit: int) -> None:
-    """Renew accounts of idle tenants in time, until it is stopped."""
-    scheduler = Scheduler(load_settings(), limit)
+@click.option(
+    "--metrics-port",
+    default=METRICS_PORT,
+    show_default=True,
+    type=click.IntRange(0, 65_535),
+    help="Port of /metrics; 0: any free one.",
+)
+def schedule(once: bool, every_seconds: float, limit: int, metrics_port: int) -> None:
+    """Renew accounts of idle tenants in time, and tell how the whole stands, until it is stopped."""
+    settings = load_settings()
+    scheduler = Scheduler(settings, limit)
     if once:
         click.echo(_told(scheduler.round(now())))
         return
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # As Ctrl-C does. A round may be cut anywhere: what was not sent is still due, and twice does no harm.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    _log.info("looks every %g s for accounts that are due", every_seconds)
-    with suppress(KeyboardInterrupt):
+    url = serve_metrics(REGISTRY, settings.metrics_host, metrics_port, "--metrics-port")
+    _log.info("looks every %g s for accounts that are due; metrics on %s", every_seconds, url)
+    with suppress(KeyboardInterrupt), Fleet(settings) as fleet:
+        FLEET.read_from(lambda: _figures(scheduler, fleet))
         _run(scheduler, every_seconds)
     _log.info("stopped")
+
+
+def _figures(scheduler: Scheduler, fleet: Fleet) -> Values:
+    last = scheduler.last
+    return {**fleet.values(), **({} if last is None else {"accounts_due": last.due})}
 
 
 def _run(scheduler: Scheduler, every_seconds: float) -> NoReturn:

@@ -1,8 +1,8 @@
 """Every metric of `msgmeter schedule`: what it sends, and how the deployment looks from outside.
 
 There is one scheduler per deployment, and it goes on when every worker is gone, so it is the one that can tell. What
-it reads of the group and of ClickHouse is in `FLEET`: not shown before it was read, and as old as
-`msgmeter_fleet_last_success_timestamp_seconds` says.
+it reads of the group and of ClickHouse is in `FLEET`: not shown before it was read, and not any more once it could not be
+read. `msgmeter_fleet_last_success_timestamp_seconds` stays, and says since when something is missing.
 """
 
 from prometheus_client import Counter, Gauge
@@ -30,8 +30,10 @@ FLEET = Figures(
     REGISTRY,
     {
         "accounts_due": Figure("Accounts with something due that has not happened yet, at the last round."),
-        "kafka_up": Figure("1: Kafka answered the last call; 0: it did not."),
-        "clickhouse_up": Figure("1: ClickHouse answered the last call; 0: it did not."),
+        "kafka_up": Figure("1: Kafka answered all that was asked in the last round; 0: it did not."),
+        "clickhouse_up": Figure(
+            "1: ClickHouse answered all that was asked in the last round; 0: it did not."
+        ),
         "partitions": Figure("Partitions of messages.raw."),
         "group_members": Figure("Workers in the consumer group."),
         "group_lag_offsets": Figure("Records in the log of all partitions that no worker has committed yet."),
@@ -43,7 +45,8 @@ FLEET = Figures(
             "Tenants that have used at least so many percent of their period's limit.", "level"
         ),
         "tenants_unalerted": Figure(
-            "Tenants that have used 95 percent or more for over 5 minutes, without an alert that says so."
+            "Tenants that have used 95 percent or more of their period's limit, under a plan that alerts then, and"
+            " have no alert of it."
         ),
         "recharges_unanswered": Figure("Blocks of credits asked for that nobody has confirmed or declined."),
         "recharge_oldest_unanswered_seconds": Figure(

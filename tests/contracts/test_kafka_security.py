@@ -28,7 +28,9 @@ from pipeline.cli import main
 from pipeline.clickhouse.client import connect
 from pipeline.embedded.broker import EmbeddedBroker
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
+from pipeline.errors import Permanent
 from pipeline.granting import acl_bindings
+from pipeline.group_lag import GroupWatch
 from pipeline.kafka_clients import kafka_configuration
 from pipeline.logfile import write_log
 from pipeline.settings import Settings
@@ -124,6 +126,8 @@ def test_every_part_works_with_its_own_login_or_certificate_and_no_more_than_its
     process.await_condition(lambda: rows.command(count) == 3, "stored what was sent again")
     rows.close()
     succeed(scheduler, "schedule", "--once")
+    with closing(GroupWatch(scheduler)) as watch:
+        process.await_condition(lambda: watch.lag(watch.partitions()) == (1, 0, 0), "committed all there is")
     shown = process.command_line() + str(process.metrics())
     assert process.stop() == 0
     assert_no_secret(shown + process.log(), metering)
@@ -220,6 +224,13 @@ def test_a_doctor_skips_what_its_login_may_not_see_and_says_which_role_that_is(
     [access] = [check for check in checks if check["subject"] == "access"]
     assert access["status"] == "ok"
     assert role in access["found"]
+
+
+def test_a_group_that_one_may_not_ask_about_is_named_with_the_user(kafka: SecuredKafka) -> None:
+    create_topics(kafka.settings("migrate"))
+    watch = GroupWatch(kafka.settings("scheduler", application="somebody-elses"))
+    with closing(watch), pytest.raises(Permanent, match=r"does not permit scheduler .* group somebody-elses"):
+        watch.lag(watch.partitions())
 
 
 def test_a_password_is_changed_without_losing_a_message(

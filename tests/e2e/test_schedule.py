@@ -38,7 +38,7 @@ def account(system: System, *arguments: object) -> Result:
 @contextmanager
 def scheduler(system: System, name: str) -> Iterator[OwnedProcess]:
     """`msgmeter schedule` as a process, which has to end in order."""
-    command = [sys.executable, "-m", "pipeline", "schedule", "--every-seconds", "0.3"]
+    command = [sys.executable, "-m", "pipeline", "schedule", "--every-seconds", "0.3", "--metrics-port", "0"]
     process = OwnedProcess(name, command, system.directory / f"{name}.log", environment(system))
     process.start()
     yield process
