@@ -1,8 +1,8 @@
 """Every metric of `msgmeter schedule`: what it sends, and how the deployment looks from outside.
 
-There is one scheduler per deployment, and it goes on when every worker is gone, so it is the one that can tell. What
-it reads of the group and of ClickHouse is in `FLEET`: not shown before it was read, and not any more once it could not be
-read. `msgmeter_fleet_last_success_timestamp_seconds` stays, and says since when something is missing.
+There is one scheduler per deployment, and it goes on when every worker is gone, so it is the one that can tell. What it
+reads of the group and of ClickHouse is in `FLEET`: not shown before it was read, and not any more once it could not
+be read. `msgmeter_fleet_last_success_timestamp_seconds` stays, and says since when something is missing.
 """
 
 from prometheus_client import Counter, Gauge
