@@ -19,6 +19,8 @@ DEVELOPMENT_KEY = "development-only"
 """The value of both keys where none is set, so that a first look needs no setting up; `worker` warns about it."""
 
 
+LOG_FORMATS = ("console", "json")
+LOG_LEVELS = ("debug", "info", "warning", "error")
 _STATE_DIRECTORY = Path("var/worker")
 _SHORTEST_KEY = 16
 _LARGEST_PORT = 65_535
@@ -86,6 +88,8 @@ class Settings:
     )
     metrics_host: str = _setting("127.0.0.1", "IP address of this machine on which /metrics is served")
     metrics_port: int = _setting(9464, "port of a worker's /metrics; 0: any free port")
+    log_format: str = _setting("console", "how processes log: console or json")
+    log_level: str = _setting("info", "what they log at least: debug, info, warning or error")
     epoch_rows: int = _setting(50_000, "rows after which an epoch closes")
     epoch_milliseconds: int = _setting(1_000, "time after which an epoch with rows closes")
     checkpoint_rows: int = _setting(500_000, "rows after which state is written and offsets are committed")
@@ -130,6 +134,11 @@ class Settings:
             *per_partition,
             ("MSGMETER_STANDBYS must be 0 or 1", self.standbys not in (0, 1)),
             ("MSGMETER_STORE must be memory or rocksdb", self.store not in ("memory", "rocksdb")),
+            (
+                f"MSGMETER_LOG_FORMAT must be {' or '.join(LOG_FORMATS)}",
+                self.log_format not in LOG_FORMATS,
+            ),
+            (f"MSGMETER_LOG_LEVEL must be one of {', '.join(LOG_LEVELS)}", self.log_level not in LOG_LEVELS),
             (
                 "MSGMETER_CLICKHOUSE must start with http:// or https://",
                 not self.clickhouse.startswith(("http://", "https://")),

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "core": {"core"},
     "data": {"core", "data"},
     "clickhouse": {"core", "clickhouse", "errors"},
-    "embedded": {"embedded", "errors"},
+    "embedded": {"embedded", "errors", "logs"},
     "stream": {
         "access", "clickhouse", "clickhouse_clients", "core", "data", "eras", "errors", "kafka_clients", "metrics",
         "rules", "settings", "stream", "topics",

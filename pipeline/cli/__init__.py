@@ -7,6 +7,7 @@ is broken.
 """
 
 import logging
+import sys
 from importlib import import_module
 
 import click
@@ -66,9 +67,19 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except MsgmeterError as error:
-            # It may quote a log, and a log what strangers wrote.
-            click.echo("\n".join(map(visible_text, f"msgmeter: {error}".split("\n"))), err=True)
+            _tell(error)
             ctx.exit(2 if isinstance(error, SettingsError) else 3)
+
+
+def _tell(error: MsgmeterError) -> None:
+    """The last words of a command; of a process that logs JSON, as the last line of its log."""
+    # Not loaded by a command that has no log.
+    logs = sys.modules.get("pipeline.logs")
+    if logs is not None and logs.is_json_logged():
+        logging.getLogger("msgmeter").critical("msgmeter: %s", error)
+        return
+    # It may quote a log, and a log what strangers wrote.
+    click.echo("\n".join(map(visible_text, f"msgmeter: {error}".split("\n"))), err=True)
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

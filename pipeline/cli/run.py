@@ -1,7 +1,5 @@
 """`msgmeter worker`, `migrate`, `repartition` and `settings`."""
 
-import logging
-
 import click
 from rich.console import Console
 from rich.table import Column, Table
@@ -16,11 +14,11 @@ _TABLE_COLUMNS = 120
 @click.command()
 def worker() -> None:
     """Run one worker until it is stopped."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("aiokafka").setLevel(logging.WARNING)
     from pipeline.eras import await_era, settings_in  # noqa: PLC0415
+    from pipeline.logs import set_up_logs  # noqa: PLC0415
 
     settings = load_settings()
+    set_up_logs("worker", settings.log_format, settings.log_level)
     era = await_era(settings)
     from pipeline.stream.worker import run_worker  # noqa: PLC0415 - Faust takes a second to import
 
@@ -33,9 +31,11 @@ def migrate() -> None:
     from pipeline.clickhouse.migrate import apply_migrations, create_database  # noqa: PLC0415
     from pipeline.clickhouse_clients import clickhouse_server, connect_clickhouse  # noqa: PLC0415
     from pipeline.eras import present_era, settings_in  # noqa: PLC0415
+    from pipeline.logs import set_up_logs  # noqa: PLC0415
     from pipeline.topics import create_topics  # noqa: PLC0415
 
     settings = load_settings()
+    set_up_logs("migrate", settings.log_format, settings.log_level)
     create_database(clickhouse_server(settings))
     client = connect_clickhouse(settings)
     for applied in apply_migrations(client):

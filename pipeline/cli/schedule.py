@@ -33,6 +33,7 @@ from pipeline.clickhouse_clients import connect_clickhouse
 from pipeline.errors import Transient
 from pipeline.fleet import Fleet
 from pipeline.logfile import LogRecord, sign_plain
+from pipeline.logs import set_up_logs
 from pipeline.metrics.registry import Values
 from pipeline.metrics.scheduler import FLEET, LAST_ROUND, REGISTRY, TICKS_REPEATED, TICKS_SENT
 from pipeline.metrics.serving import serve_metrics
@@ -181,7 +182,7 @@ def schedule(once: bool, every_seconds: float, limit: int, metrics_port: int) ->
     if once:
         click.echo(_told(scheduler.round(now())))
         return
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up_logs("scheduler", settings.log_format, settings.log_level)
     # As Ctrl-C does. A round may be cut anywhere: what was not sent is still due, and twice does no harm.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     url = serve_metrics(REGISTRY, settings.metrics_host, metrics_port, "--metrics-port")

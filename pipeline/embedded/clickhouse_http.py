@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import hmac
 import json
-import logging
+import os
 import ssl
 import sys
 import uuid
@@ -39,6 +39,7 @@ from pipeline.embedded.clickhouse_engine import (
 )
 from pipeline.embedded.owned import DirectoryLock, StartError
 from pipeline.embedded.request_bodies import Body
+from pipeline.logs import set_up_logs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -321,7 +322,9 @@ def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> 
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    # Whoever starts it has checked the settings; started by itself it logs for people.
+    log_format = "json" if os.environ.get("MSGMETER_LOG_FORMAT") == "json" else "console"
+    set_up_logs("clickhouse", log_format, "warning")
     options = _options()
     directory = options.directory.absolute()
     try:

@@ -30,6 +30,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any
 
 from pipeline.clickhouse.client import Table
@@ -41,6 +42,7 @@ from pipeline.core.rules import Rules
 from pipeline.metrics import worker as metrics
 from pipeline.stream import storing
 from pipeline.stream.figures import observe_epoch, tell_unstorable
+from pipeline.stream.log_lines import tell_checkpoint, tell_epoch
 from pipeline.stream.partitions import ChunkEvent, OwnedPartition, Tables
 from pipeline.stream.pieces import snapshots_by_partition
 from pipeline.stream.publishing import publications, publish
@@ -66,6 +68,8 @@ class Epoch:
     is_checkpoint: bool
     opened_at: float | None
     """When the first of its records was folded, in monotonic seconds; none where it has no record."""
+    spans: dict[int, tuple[int, int]]
+    """By partition the positions of its first and last record."""
 
     @property
     def facts(self) -> list[Fact]:
@@ -101,6 +105,7 @@ class Closing:
         self._holds = holds
         self._clock = clock
         self._tokens = storing.Tokens()
+        self._numbers = count(1)
         self.unstored_since: float | None = None
         """When the epoch was opened that is being stored or published; none where none is."""
 
@@ -112,10 +117,14 @@ class Closing:
         await self._publish(epoch)
         self.unstored_since = None
         observe_epoch(epoch.outcomes.values(), self._clock() - began_at)
+        number, rows = next(self._numbers), sum(len(each.facts) for each in epoch.outcomes.values())
+        tell_epoch(number, rows, epoch.spans, self._clock() - began_at)
         if epoch.is_checkpoint:
             began_at = self._clock()
             await self._keep(epoch)
-            metrics.CHECKPOINT_SECONDS.observe(self._clock() - began_at)
+            seconds = self._clock() - began_at
+            metrics.CHECKPOINT_SECONDS.observe(seconds)
+            tell_checkpoint(number, len(epoch.state), seconds)
 
     async def _store(self, epoch: Epoch) -> None:
         """Step 1, and what is derived from stored facts alone."""

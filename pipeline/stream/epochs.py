@@ -24,6 +24,7 @@ from pipeline.settings import Settings
 from pipeline.stream.closing import Closing, Epoch
 from pipeline.stream.figures import observe_results
 from pipeline.stream.folding import Folding
+from pipeline.stream.log_lines import tell_results
 from pipeline.stream.partitions import ChunkEvent, Tables
 from pipeline.stream.pieces import leave_room
 from pipeline.stream.publishing import answers, publish
@@ -100,6 +101,7 @@ class Meter:
         """Sends the results of the chunk just folded; the epoch waits for the broker to have them."""
         if results:
             observe_results(results)
+            tell_results(results)
             records = answers(results, self._settings.partitions)
             self._answered.append(asyncio.create_task(publish(self._producer(), records)))
 
@@ -179,15 +181,17 @@ class Meter:
         if checkpoint:
             self._checkpoint_at = self._clock()
         self._room.set()
-        outcomes, state = {}, []
+        outcomes, state, spans = {}, [], {}
         for number, owned in list(self.partitions.items()):
             if not self._folding.holds(owned):
                 continue  # Revoked meanwhile.
             began_at = self._clock()
             outcomes[number] = owned.fold.take_outcomes()
+            if span := owned.take_span():
+                spans[number] = span
             if checkpoint and owned.events:
                 state.append((owned, owned.fold.checkpoint(), list(owned.events)))
                 owned.events.clear()
                 await leave_room(self._clock() - began_at)
         answered, self._answered = self._answered, []
-        return Epoch(outcomes, state, answered, checkpoint, opened_at)
+        return Epoch(outcomes, state, answered, checkpoint, opened_at, spans)

@@ -31,11 +31,19 @@ class OwnedPartition:
     events: deque[ChunkEvent] = field(default_factory=deque)
     """Folded and not yet part of a checkpoint, in log order."""
     folded_offset: int = -1
+    taken_offset: int = -1
+    """Everything up to here is in an epoch that was taken."""
     last_received_at: int = 0
 
     def __post_init__(self) -> None:
         """Nothing is folded yet."""
-        self.folded_offset = self.acknowledged_offset
+        self.folded_offset = self.taken_offset = self.acknowledged_offset
+
+    def take_span(self) -> tuple[int, int] | None:
+        """Positions of the first and last record folded since this was asked last; None where there is none."""
+        span = self.taken_offset + 1, self.folded_offset
+        self.taken_offset = self.folded_offset
+        return span if span[0] <= span[1] else None
 
 
 @dataclass(frozen=True)
