@@ -164,6 +164,8 @@ def _json_line(own: dict[str, str]) -> structlog.typing.Processor:
     def line(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:
         text = _SERVICE.sub("", str(event.pop("event")))
         head = {name: event.pop(name) for name in ("time", "level", "logger")}
+        # Left by another formatter, where there is one.
+        event.pop("message", None)
         document = {**head, "event": text, **own, **event}
         try:
             return orjson.dumps(document, default=str, option=orjson.OPT_NON_STR_KEYS).decode()

@@ -13,6 +13,7 @@ from importlib import import_module
 import click
 
 from pipeline.cli.visible import visible_text
+from pipeline.cli.whole_help import WholeHelp
 from pipeline.errors import MsgmeterError
 from pipeline.settings import SettingsError
 
@@ -37,6 +38,7 @@ _MODULE_BY_COMMAND = {
     "statement": "pipeline.cli.statement:statement",
     "messages": "pipeline.cli.messages:messages",
     "contacts": "pipeline.cli.contacts:contacts",
+    "trace": "pipeline.cli.trace:trace",
     "refusals": "pipeline.cli.refusals:refusals",
     "retry": "pipeline.cli.retry:retry",
     "reconcile": "pipeline.cli.reconcile:reconcile",
@@ -44,7 +46,7 @@ _MODULE_BY_COMMAND = {
 """In the order of the help: run it, feed it, ask it. Loaded when used, since Faust takes a second to import."""
 
 
-class _Commands(click.Group):
+class _Commands(WholeHelp):
     """The group of all commands, each imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature

@@ -15,6 +15,7 @@ from pipeline.cli.account_credits import CREDIT_COMMANDS
 from pipeline.cli.addresses import address_file, read_addresses
 from pipeline.cli.authorise import authorise
 from pipeline.cli.sending_commands import Envelope, carry_out, enveloped, send, show
+from pipeline.cli.whole_help import WholeHelp
 from pipeline.core.plans import Plan, compile_plan, decode_plan
 from pipeline.data import load_plan, load_rate_cards, plan_names
 
@@ -22,14 +23,7 @@ _CONTACTS_PER_COMMAND = 1_000
 """The most that one `mark_contacts` takes."""
 
 
-class _Ordered(click.Group):
-    """A group whose help keeps the order in which its commands were added."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(self.commands)
-
-
-@click.group(cls=_Ordered)
+@click.group(cls=WholeHelp)
 def account() -> None:
     """Change the account of a tenant, by signed commands in the log."""
 

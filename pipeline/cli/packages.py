@@ -8,6 +8,7 @@ import click
 
 from pipeline.cli.answers import Cell, grouped, show_json, show_table
 from pipeline.cli.traffic import now
+from pipeline.cli.whole_help import WholeHelp
 from pipeline.cli.wording import money_words
 from pipeline.clickhouse.queries import AccountSnapshot, account_of_tenant
 from pipeline.clickhouse_clients import connect_clickhouse
@@ -24,7 +25,7 @@ _RATE_CARD = "standard"
 """The prices shown where no plan is named."""
 
 
-@click.group()
+@click.group(cls=WholeHelp)
 def packages() -> None:
     """Packages of credits that can be bought."""
 

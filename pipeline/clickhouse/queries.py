@@ -240,6 +240,12 @@ def entries_of_tenant(client: Client, tenant: str, starts_at: int, ends_at: int)
     return [LedgerEntry(*row) for row in run_query(client, "entries_of_tenant", parameters)]
 
 
+def entries_of_command(client: Client, tenant: str, command_id: str) -> list[LedgerEntry]:
+    """Return the entries that one command caused, in the order of the log."""
+    rows = run_query(client, "entries_of_command", {"tenant": tenant, "cause": command_id})
+    return [LedgerEntry(*row) for row in rows]
+
+
 def contacts_of_tenant(client: Client, tenant: str, at: int, active_days: int) -> ContactCounts:
     """Return how many contacts of the tenant count at `at`, exactly; the plan says for how many days."""
     parameters = {"tenant": tenant, "since": messaged_since(at, active_days), "at": at}

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping
 
 from pipeline.core.outcomes import Document
 
-_log = logging.getLogger(__name__)
+_epochs = logging.getLogger("msgmeter.epochs")
+_commands = logging.getLogger("msgmeter.commands")
+"""Named by what they tell, so that a collector can keep them apart."""
 
 
 def tell_epoch(epoch: int, rows: int, spans: Mapping[int, tuple[int, int]], seconds: float) -> None:
@@ -30,7 +32,7 @@ def tell_epoch(epoch: int, rows: int, spans: Mapping[int, tuple[int, int]], seco
         "positions": dict(spans),
     }
     text = "epoch %d: %d rows of %d records in %d partitions, stored in %.2f s"
-    _log.info(text, epoch, rows, records, len(spans), seconds, extra=fields)
+    _epochs.info(text, epoch, rows, records, len(spans), seconds, extra=fields)
 
 
 def tell_checkpoint(epoch: int, partitions: int, seconds: float) -> None:
@@ -38,14 +40,14 @@ def tell_checkpoint(epoch: int, partitions: int, seconds: float) -> None:
     if partitions:
         fields = {"epoch": epoch, "partitions": partitions, "seconds": round(seconds, 3)}
         text = "checkpoint of epoch %d: %d partitions, kept in %.2f s"
-        _log.info(text, epoch, partitions, seconds, extra=fields)
+        _epochs.info(text, epoch, partitions, seconds, extra=fields)
 
 
 def tell_results(results: Iterable[Document]) -> None:
     """Log what commands were answered, as `result.v1`; at `debug` of ticks, of which there may be thousands at once."""
     for result in results:
         level = logging.DEBUG if result["type"] == "tick" else logging.INFO
-        if not _log.isEnabledFor(level):
+        if not _commands.isEnabledFor(level):
             continue
         partition, position = result["partition"], result["offset"]
         # As Python writes texts: both names are a stranger's choice.
@@ -60,4 +62,4 @@ def tell_results(results: Iterable[Document]) -> None:
             "partition": partition,
             "position": position,
         }
-        _log.log(level, f"command %r of tenant %r answered %s at %d:%d{reason}", *told, extra=fields)
+        _commands.log(level, f"command %r of tenant %r answered %s at %d:%d{reason}", *told, extra=fields)

@@ -84,6 +84,8 @@ _IMPOSSIBLE = [
     {"counterparty_key": ""},
     {"default_plan": "gold"},
     {"metrics_host": "localhost"},
+    {"log_format": "xml"},
+    {"log_level": "INFO"},
     {"metrics_port": 65_536},
     {"metrics_port": -1},
     {"session_seconds": 5},

@@ -16,7 +16,8 @@ from pathlib import Path
 from pipeline.embedded.owned import OwnedProcess
 
 _POLL_SECONDS = 0.1
-_METRICS_ADDRESS = re.compile(r"metrics on (http://\S+)")
+# In JSON a quotation mark follows.
+_METRICS_ADDRESS = re.compile(r'metrics on (http://[^\s"]+)')
 _READY = "worker ready:"
 _ASSIGNED = re.compile(rf"{_READY} (\d+) partitions")
 

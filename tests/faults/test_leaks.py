@@ -50,7 +50,8 @@ def test_every_content_is_marked() -> None:
 def test_nothing_leaks_from_refused_and_malformed_traffic_while_workers_die(make_system: MakeSystem) -> None:
     print(f"FAULTS_SEED={SEED}")
     random = Random(SEED)
-    system, marks = make_system(), Marks.of(random)
+    # Of the two formats the one that says more, and all that there is to say.
+    system, marks = make_system(log_format="json", log_level="debug"), Marks.of(random)
     traffic = log_now(
         Traffic(
             start_at=0, seed=SEED, messages=6_000, tenants=100, late=0.02, malformed=0.15, purchases=0.002
