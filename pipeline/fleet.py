@@ -5,7 +5,7 @@ as figures of `pipeline.metrics.scheduler.FLEET`. Decides nothing, and changes n
 
 Invariants
 - Neither source waits for the other, and nobody waits for either: a scrape gives what is known.
-- What could not be read in the last round, or not for a minute, is not given at all: an old figure would look like a
+- What could not be read in the last round, or for a minute, is not given at all: an old figure would look like a
   healthy one. Which source it is, `kafka_up` and `clickhouse_up` say.
 - Which group the workers are in follows from the era of the log, which ClickHouse knows. While it is away it is the one
   that was known last; as long as none was known, nothing is said of a group.
@@ -31,7 +31,7 @@ from pipeline.settings import Settings
 
 EVERY_SECONDS = 15.0
 FORGOTTEN_SECONDS = 60.0
-"""Figures older than this are not given any more, also where a question is still waiting for its answer."""
+"""Figures that should have been read so long ago are not given any more: a question still waits for its answer."""
 _REQUEST_SECONDS = 30
 """With millions of accounts a question takes a second or two."""
 _ERA_SECONDS = 5.0
@@ -82,9 +82,9 @@ class Watch:
 
     @property
     def values(self) -> Values | None:
-        """What it said, where that is no older than `FORGOTTEN_SECONDS` and the last that was asked."""
+        """What it said, where it was asked in time and answered the last time."""
         last = self._last
-        if last is None or time.monotonic() - last.ended_at > FORGOTTEN_SECONDS:
+        if last is None or time.monotonic() - last.ended_at > self._every_seconds + FORGOTTEN_SECONDS:
             return None
         return last.values
 

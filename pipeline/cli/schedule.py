@@ -31,7 +31,7 @@ from pipeline.cli.traffic import now
 from pipeline.clickhouse.queries import accounts_due
 from pipeline.clickhouse_clients import connect_clickhouse
 from pipeline.errors import Transient
-from pipeline.fleet import Fleet
+from pipeline.fleet import EVERY_SECONDS, Fleet
 from pipeline.logfile import LogRecord, sign_plain
 from pipeline.logs import set_up_logs
 from pipeline.metrics.registry import Values
@@ -169,13 +169,20 @@ def tick(tenant: str, due_at: int) -> LogRecord:
     help="Most ticks in one round; after downtime the longest due come first.",
 )
 @click.option(
+    "--watch-seconds",
+    default=EVERY_SECONDS,
+    show_default=True,
+    type=click.FloatRange(0.1),
+    help="From one look at the whole to the next.",
+)
+@click.option(
     "--metrics-port",
     default=METRICS_PORT,
     show_default=True,
     type=click.IntRange(0, 65_535),
     help="Port of /metrics; 0: any free one.",
 )
-def schedule(once: bool, every_seconds: float, limit: int, metrics_port: int) -> None:
+def schedule(once: bool, every_seconds: float, limit: int, watch_seconds: float, metrics_port: int) -> None:
     """Renew accounts of idle tenants in time, and tell how the whole stands, until it is stopped."""
     settings = load_settings()
     scheduler = Scheduler(settings, limit)
@@ -187,7 +194,7 @@ def schedule(once: bool, every_seconds: float, limit: int, metrics_port: int) ->
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     url = serve_metrics(REGISTRY, settings.metrics_host, metrics_port, "--metrics-port")
     _log.info("looks every %g s for accounts that are due; metrics on %s", every_seconds, url)
-    with suppress(KeyboardInterrupt), Fleet(settings) as fleet:
+    with suppress(KeyboardInterrupt), Fleet(settings, watch_seconds) as fleet:
         FLEET.read_from(lambda: _figures(scheduler, fleet))
         _run(scheduler, every_seconds)
     _log.info("stopped")

@@ -16,11 +16,12 @@ RUN = Figures(
     REGISTRY,
     {
         "reconcile_drift_rows": Figure(
-            "Rows that are stored otherwise than the log says, at the last run, by what they are about.",
+            "Rows that are stored otherwise than the log says, at the last run that did not fail, by what they are"
+            " about.",
             "subject",
         ),
         "reconcile_last_run_timestamp_seconds": Figure(
-            "When the last run ended, however it did, in seconds since 1970."
+            "When the last run ended that did not fail, in seconds since 1970."
         ),
         "reconcile_last_agreement_timestamp_seconds": Figure(
             "When the last run ended that found everything equal, in seconds since 1970."

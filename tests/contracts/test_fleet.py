@@ -173,7 +173,7 @@ def test_an_answer_that_does_not_come_again_is_forgotten(monkeypatch: pytest.Mon
     success_at = watch.success_at
     assert (watch.is_up, watch.values) == (True, {"tenants": 5})
     # Its next answer takes too long.
-    monkeypatch.setattr(fleet, "FORGOTTEN_SECONDS", -1)
+    monkeypatch.setattr(fleet, "FORGOTTEN_SECONDS", -EVERY_SECONDS - 1)
     assert (watch.is_up, watch.values) == (False, None)
     monkeypatch.undo()
     assert watch.is_up

@@ -25,7 +25,8 @@ _ASSIGNED = re.compile(rf"{_READY} (\d+) partitions")
 class WorkerProcess:
     """`python -m pipeline worker`; started, killed and started again under the same name and directory.
 
-    `module` is run in its place, and `prefix` goes before the command, such as `ip netns exec`.
+    `module` is run in its place, and `prefix` goes before the command, such as `ip netns exec`. Another long-running
+    command may be named instead of `worker`; of what is asked here, that which tells of partitions says nothing then.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class WorkerProcess:
         *,
         module: str = "pipeline",
         prefix: Sequence[str] = (),
+        command: Sequence[str] = ("worker",),
     ) -> None:
         self.name = name
-        command = [*prefix, sys.executable, "-m", module, "worker"]
+        command = [*prefix, sys.executable, "-m", module, *command]
         self._process = OwnedProcess(name, command, directory / f"{name}.log", environment)
         self._life_begins = 0
 
