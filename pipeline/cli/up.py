@@ -29,6 +29,7 @@ from rich.live import Live
 
 from pipeline.cli.live_figures import Figures, FiguresReader
 from pipeline.cli.live_view import Event, figures_line, live_view, start_view
+from pipeline.cli.stack_figures import stack_figures
 from pipeline.cli.visible import visible_text
 from pipeline.clickhouse_clients import connect_clickhouse
 from pipeline.embedded.kafka_jars import cache_directory, java, kafka_jars
@@ -40,6 +41,8 @@ from pipeline.embedded.stack import (
     Stack,
     interrupted_by_sigterm,
 )
+from pipeline.metrics.serving import metrics_url, serve_metrics
+from pipeline.metrics.stack import REGISTRY, STACK
 from pipeline.settings import SettingsError, load_settings
 
 _LINE_SECONDS = 5.0
@@ -64,6 +67,13 @@ _PROCESS_NAMES = ("broker", "clickhouse", "migrate", "worker", "scheduler", "gat
 @click.option("--for", "for_seconds", type=click.FloatRange(min=0), help="Stop after so many seconds.")
 @click.option("--kafka-port", default=KAFKA_PORT, show_default=True, type=click.IntRange(1, 65_535))
 @click.option("--clickhouse-port", default=CLICKHOUSE_PORT, show_default=True, type=click.IntRange(1, 65_535))
+@click.option(
+    "--metrics-port",
+    default=9467,
+    show_default=True,
+    type=click.IntRange(0, 65_535),
+    help="Of /metrics of this command; 0: any free one.",
+)
 def up(
     rate: int,
     tenants: int,
@@ -72,6 +82,7 @@ def up(
     for_seconds: float | None,
     kafka_port: int,
     clickhouse_port: int,
+    metrics_port: int,
 ) -> None:
     """Start everything on this machine with sample traffic, and watch it.
 
@@ -79,25 +90,28 @@ def up(
     """
     environment = _environment(directory)
     settings = load_settings(environment)
-    _check_ports(environment, kafka_port, clickhouse_port, settings.metrics_port)
+    _check_ports(environment, kafka_port, clickhouse_port, settings.metrics_port, metrics_port)
     _check_servers(environment)
     _check_directory(directory)
-    metrics_url = f"http://127.0.0.1:{settings.metrics_port}/metrics"
+    worker_url = metrics_url(settings.metrics_host, settings.metrics_port)
     console = Console(stderr=True)
     events = _Events(console)
     stack = Stack(
         directory,
-        _commands(metrics_url, rate, tenants, seed),
+        _commands(worker_url, rate, tenants, seed),
         environment=environment,
         kafka_port=kafka_port,
         clickhouse_port=clickhouse_port,
         report=events.note,
     )
+    STACK.read_from(lambda: stack_figures(stack.processes, stack.directory))
+    own_url = serve_metrics(REGISTRY, settings.metrics_host, metrics_port, "--metrics-port")
+    console.print(f"metrics on {own_url}, the worker's on {worker_url}", highlight=False, soft_wrap=True)
     with interrupted_by_sigterm():
         try:
             _start(stack, console)
             reader = FiguresReader(
-                metrics_url, lambda: connect_clickhouse(replace(settings, clickhouse=stack.clickhouse))
+                worker_url, lambda: connect_clickhouse(replace(settings, clickhouse=stack.clickhouse))
             )
             with suppress(KeyboardInterrupt), _Sampler(reader) as sampler:
                 _watch(stack, sampler, events, for_seconds)
@@ -134,16 +148,20 @@ def _check_directory(directory: Path) -> None:
         ) from error
 
 
-def _check_ports(environment: Mapping[str, str], kafka: int, clickhouse: int, metrics: int) -> None:
-    """Raise StartError for every port that is taken, before anything starts, saying how to choose another."""
+def _check_ports(environment: Mapping[str, str], kafka: int, clickhouse: int, worker: int, own: int) -> None:
+    """Raise StartError for every port that is taken, before anything starts, saying how to choose another.
+
+    The last two are those of metrics; 0 stands for any free one, which cannot be taken.
+    """
     wanted = (
         (kafka, "the broker", "MSGMETER_KAFKA", "--kafka-port chooses another"),
         (clickhouse, "ClickHouse", "MSGMETER_CLICKHOUSE", "--clickhouse-port chooses another"),
-        (metrics, "the worker's metrics", "", "MSGMETER_METRICS_PORT chooses another, 0 any free one"),
+        (worker, "the worker's metrics", "", "MSGMETER_METRICS_PORT chooses another, 0 any free one"),
+        (own, "metrics of this command", "", "--metrics-port chooses another, 0 any free one"),
     )
     faults = []
     for port, service, running_setting, remedy in wanted:
-        if environment.get(running_setting):
+        if not port or environment.get(running_setting):
             continue
         try:
             require_free_port(port, service, running_setting)
@@ -182,13 +200,13 @@ def _is_listening(address: str, default_port: int) -> bool:
     return False
 
 
-def _commands(metrics_url: str, rate: int, tenants: int, seed: int) -> list[Command]:
+def _commands(worker_url: str, rate: int, tenants: int, seed: int) -> list[Command]:
     own = [sys.executable, "-m", "pipeline"]
     traffic = ["--forever", "--rate", str(rate), "--tenants", str(tenants), "--seed", str(seed)]
     return [
         Command("migrate", [*own, "migrate"], once=True),
         # Ready when it answers, not when it has recovered: that may take as long as its state is large.
-        Command("worker", [*own, "worker"], ready=partial(_answers, metrics_url)),
+        Command("worker", [*own, "worker"], ready=partial(_answers, worker_url)),
         Command("scheduler", [*own, "schedule"]),
         # The default plan gives alerts within minutes; the plans of `generate` are cut for a million records.
         Command("gateway", [*own, "generate", "--no-plans", *traffic]),

@@ -81,7 +81,7 @@ class Figures(Collector):
 
     def __init__(self, registry: CollectorRegistry, figures: Mapping[str, Figure]) -> None:
         """`figures` by name without `msgmeter_`, and without the `_total` of counters."""
-        self._figures = figures
+        self.figures = figures
         self._read: Callable[[], Values] = dict
         registry.register(self)
 
@@ -91,7 +91,7 @@ class Figures(Collector):
 
     def describe(self) -> Iterator[Family]:
         """All of them, without values."""
-        return (self._family(name) for name in self._figures)
+        return (self._family(name) for name in self.figures)
 
     def collect(self) -> Iterator[Family]:
         """Those that are known."""
@@ -105,5 +105,5 @@ class Figures(Collector):
             yield family
 
     def _family(self, name: str) -> Family:
-        figure = self._figures[name]
+        figure = self.figures[name]
         return figure.family(f"msgmeter_{name}", figure.text, labels=[figure.label] if figure.label else [])

@@ -12,6 +12,7 @@ from pathlib import Path
 import clickhouse_connect
 
 from pipeline.embedded.owned import free_port
+from tests.e2e.metric_table import STACK, lint, scrape, wrong
 
 _FIGURES = re.compile(
     r"messages (\d+) .*  credits (\d+)  alerts (\d+)  rows stored (\d+)  refused (\d+)  lag (\d+) "
@@ -22,6 +23,7 @@ def _up(directory, *arguments, kafka_port=None, clickhouse_port=None, **environm
     ports = [
         "--kafka-port", str(kafka_port or free_port()),
         "--clickhouse-port", str(clickhouse_port or free_port()),
+        "--metrics-port", "0",
     ]  # fmt: skip
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MSGMETER_")}
     if "MSGMETER_CACHE" in os.environ:
@@ -75,19 +77,26 @@ def test_figures_come_in_and_the_next_start_goes_on_with_what_is_there(tmp_path)
 
 
 def test_a_worker_that_dies_is_told_of_and_the_figures_go_on(tmp_path):
-    with _up(tmp_path / "var", "--rate", "300", "--tenants", "20") as process:
+    port, seen = free_port(), {}
+    url = f"http://127.0.0.1:{port}/metrics"
+    with _up(tmp_path / "var", "--rate", "300", "--tenants", "20", "--metrics-port", str(port)) as process:
         before = ""
         while not _figures(before) or not _figures(before)[0][0]:
             before = process.stdout.readline()
+        seen["ready"] = scrape(url)[1]
         os.kill(_child(process.pid, "worker"), signal.SIGKILL)
         after = before
         while _figures(after)[0][0] <= _figures(before)[0][0]:
             after = process.stdout.readline()
+        text, seen["after"] = scrape(url)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=100)
     assert process.returncode == 0
     assert "worker died with exit code -9" in errors
     assert "worker runs again" in errors
+    assert f"metrics on {url}, the worker's on http://127.0.0.1:" in errors
+    assert wrong(STACK, seen) == []
+    assert lint(text) == ""
 
 
 def test_a_taken_port_is_named_with_its_remedy_before_anything_starts(tmp_path):
