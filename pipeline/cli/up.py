@@ -29,6 +29,7 @@ from rich.live import Live
 
 from pipeline.cli.live_figures import Figures, FiguresReader
 from pipeline.cli.live_view import Event, figures_line, live_view, start_view
+from pipeline.cli.schedule import METRICS_PORT
 from pipeline.cli.stack_figures import stack_figures
 from pipeline.cli.visible import visible_text
 from pipeline.clickhouse_clients import connect_clickhouse
@@ -74,6 +75,13 @@ _PROCESS_NAMES = ("broker", "clickhouse", "migrate", "worker", "scheduler", "gat
     type=click.IntRange(0, 65_535),
     help="Of /metrics of this command; 0: any free one.",
 )
+@click.option(
+    "--scheduler-metrics-port",
+    default=METRICS_PORT,
+    show_default=True,
+    type=click.IntRange(0, 65_535),
+    help="Of the scheduler's /metrics; 0: any free one.",
+)
 def up(
     rate: int,
     tenants: int,
@@ -83,6 +91,7 @@ def up(
     kafka_port: int,
     clickhouse_port: int,
     metrics_port: int,
+    scheduler_metrics_port: int,
 ) -> None:
     """Start everything on this machine with sample traffic, and watch it.
 
@@ -90,7 +99,9 @@ def up(
     """
     environment = _environment(directory)
     settings = load_settings(environment)
-    _check_ports(environment, kafka_port, clickhouse_port, settings.metrics_port, metrics_port)
+    _check_ports(
+        environment, kafka_port, clickhouse_port, settings.metrics_port, metrics_port, scheduler_metrics_port
+    )
     _check_servers(environment)
     _check_directory(directory)
     worker_url = metrics_url(settings.metrics_host, settings.metrics_port)
@@ -98,7 +109,7 @@ def up(
     events = _Events(console)
     stack = Stack(
         directory,
-        _commands(worker_url, rate, tenants, seed),
+        _commands(worker_url, scheduler_metrics_port, rate, tenants, seed),
         environment=environment,
         kafka_port=kafka_port,
         clickhouse_port=clickhouse_port,
@@ -148,16 +159,24 @@ def _check_directory(directory: Path) -> None:
         ) from error
 
 
-def _check_ports(environment: Mapping[str, str], kafka: int, clickhouse: int, worker: int, own: int) -> None:
+def _check_ports(
+    environment: Mapping[str, str], kafka: int, clickhouse: int, worker: int, own: int, scheduler: int
+) -> None:
     """Raise StartError for every port that is taken, before anything starts, saying how to choose another.
 
-    The last two are those of metrics; 0 stands for any free one, which cannot be taken.
+    The last three are those of metrics; 0 stands for any free one, which cannot be taken.
     """
     wanted = (
         (kafka, "the broker", "MSGMETER_KAFKA", "--kafka-port chooses another"),
         (clickhouse, "ClickHouse", "MSGMETER_CLICKHOUSE", "--clickhouse-port chooses another"),
         (worker, "the worker's metrics", "", "MSGMETER_METRICS_PORT chooses another, 0 any free one"),
         (own, "metrics of this command", "", "--metrics-port chooses another, 0 any free one"),
+        (
+            scheduler,
+            "the scheduler's metrics",
+            "",
+            "--scheduler-metrics-port chooses another, 0 any free one",
+        ),
     )
     faults = []
     for port, service, running_setting, remedy in wanted:
@@ -200,14 +219,14 @@ def _is_listening(address: str, default_port: int) -> bool:
     return False
 
 
-def _commands(worker_url: str, rate: int, tenants: int, seed: int) -> list[Command]:
+def _commands(worker_url: str, scheduler_port: int, rate: int, tenants: int, seed: int) -> list[Command]:
     own = [sys.executable, "-m", "pipeline"]
     traffic = ["--forever", "--rate", str(rate), "--tenants", str(tenants), "--seed", str(seed)]
     return [
         Command("migrate", [*own, "migrate"], once=True),
         # Ready when it answers, not when it has recovered: that may take as long as its state is large.
         Command("worker", [*own, "worker"], ready=partial(_answers, worker_url)),
-        Command("scheduler", [*own, "schedule"]),
+        Command("scheduler", [*own, "schedule", "--metrics-port", str(scheduler_port)]),
         # The default plan gives alerts within minutes; the plans of `generate` are cut for a million records.
         Command("gateway", [*own, "generate", "--no-plans", *traffic]),
     ]

@@ -205,7 +205,7 @@ STATE = Figures(
             "Partitions of other workers that this one keeps up to date, to take over sooner."
         ),
         "standby_lag_records": Figure(
-            "Changelog records of those partitions that were not read yet, as far as is known."
+            "Changelog records of those partitions that were not read yet. Not shown before their ends are known."
         ),
         "state_disk_free_bytes": Figure("Room left for this user where MSGMETER_STATE_DIRECTORY is."),
         "state_disk_size_bytes": Figure("Size of that file system."),

@@ -103,10 +103,9 @@ class Recovery(Service):  # type: ignore[misc]
     def standby_figures(self) -> dict[str, float]:
         """How many partitions are followed, and how many records of their changelogs were not read yet."""
         partitions = self._assignment.standbys
-        return {
-            "standby_partitions": len(partitions),
-            "standby_lag_records": self._standbys.records_behind if partitions else 0,
-        }
+        behind = self._standbys.records_behind if partitions else 0
+        told: dict[str, float] = {"standby_partitions": len(partitions)}
+        return told if behind is None else told | {"standby_lag_records": behind}
 
     async def on_start(self) -> None:
         """Read the partitions of the life before, until the group has assigned some."""

@@ -78,10 +78,10 @@ class Standbys:
         return (replaying.records, replaying.size_bytes) if replaying is not None else (0, 0)
 
     @property
-    def records_behind(self) -> int:
-        """How many records the followed partitions are behind their changelogs, as far as is known."""
+    def records_behind(self) -> int | None:
+        """How many records the followed partitions are behind their changelogs; none while nobody has looked."""
         replaying = self._replaying
-        return sum(list(replaying.behind.values())) if replaying is not None else 0
+        return sum(list(replaying.behind.values())) if replaying is not None else None
 
     def _follow(self, tables: list[ChangelogTable], partitions: frozenset[int], is_urgent: bool) -> None:
         ended = self._ended

@@ -16,6 +16,7 @@ SHOWN = (
     "␛[2J\u2039U+009B\u203a2J␀␇␍␊␉␡\u2039U+0085\u203a"
     "\u2039U+2028\u203a\u2039U+2029\u203a\u2039U+202E\u203a\u2039U+2066\u203a\u2039U+D83D\u203a"
 )
+METRICS_PORTS = ["--metrics-port", "0", "--scheduler-metrics-port", "0"]
 
 
 def test_no_cell_of_a_table_is_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,7 +34,9 @@ def test_no_fact_is_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_no_error_is_obeyed(tmp_path: Path) -> None:
     """Errors quote what they are about: an address here, the log of a process elsewhere."""
     servers = {"MSGMETER_KAFKA": "a\x1b[2Jb", "MSGMETER_CLICKHOUSE": "http://[", "MSGMETER_METRICS_PORT": "0"}
-    result = CliRunner().invoke(main, ["up", "--directory", str(tmp_path / "var")], env=servers)
+    result = CliRunner().invoke(
+        main, ["up", "--directory", str(tmp_path / "var"), *METRICS_PORTS], env=servers
+    )
     assert result.exit_code == 3
     assert "none answers at a\u241b[2Jb;" in result.stderr
 
@@ -41,7 +44,7 @@ def test_no_error_is_obeyed(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_written_is_one_line_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     directory = tmp_path / "file" / "var"
-    ports = ["--kafka-port", str(free_port()), "--clickhouse-port", str(free_port())]
+    ports = ["--kafka-port", str(free_port()), "--clickhouse-port", str(free_port()), *METRICS_PORTS]
     result = CliRunner().invoke(
         main, ["up", "--directory", str(directory), *ports], env={"MSGMETER_METRICS_PORT": "0"}
     )

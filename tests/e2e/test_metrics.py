@@ -141,6 +141,8 @@ def test_every_metric_of_a_worker_moves_as_it_should(
     seen["away"] = until(worker, consumer_lag_offsets=1, clickhouse_up=0)
     proxy.back()
     system.await_all_committed()
+    last, away = "checkpoint_last_success_timestamp_seconds", seen["away"]
+    worker.await_condition(lambda: worker.metric(last) > away[f"msgmeter_{last}"], "told of its checkpoint")
     text = worker.metrics_text()
     seen["after"] = parsed(text)
 

@@ -23,7 +23,7 @@ def _up(directory, *arguments, kafka_port=None, clickhouse_port=None, **environm
     ports = [
         "--kafka-port", str(kafka_port or free_port()),
         "--clickhouse-port", str(clickhouse_port or free_port()),
-        "--metrics-port", "0",
+        "--metrics-port", "0", "--scheduler-metrics-port", "0",
     ]  # fmt: skip
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MSGMETER_")}
     if "MSGMETER_CACHE" in os.environ:
@@ -104,10 +104,16 @@ def test_a_taken_port_is_named_with_its_remedy_before_anything_starts(tmp_path):
         port = other.getsockname()[1]
         code, output, errors = _run(tmp_path / "var", clickhouse_port=port)
         metrics = str(other.getsockname()[1])
-        metrics_code, _, metrics_errors = _run(tmp_path / "var", MSGMETER_METRICS_PORT=metrics)
+        metrics_code, _, metrics_errors = _run(
+            tmp_path / "var", "--metrics-port", metrics, MSGMETER_METRICS_PORT=metrics
+        )
     assert (code, metrics_code, output) == (3, 3, "")
     assert f"port {port} for ClickHouse is taken: --clickhouse-port chooses another" in errors
     assert f"port {metrics} for the worker's metrics is taken: MSGMETER_METRICS_PORT" in metrics_errors
+    assert (
+        f"port {metrics} for metrics of this command is taken: --metrics-port chooses another"
+        in metrics_errors
+    )
     assert not (tmp_path / "var").exists()
 
 
