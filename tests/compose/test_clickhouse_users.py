@@ -164,6 +164,21 @@ def test_migrate_makes_tables_and_takes_none_away(stored: Path, secrets: Path) -
         assert is_refused(answer), (statement, answer)
 
 
+def test_what_the_program_asks_the_server_of_itself_is_permitted() -> None:
+    """The engine permits all of it; a server with our config.d only this."""
+    # Source: ContextAccess::addImplicitAccessRights of ClickHouse, of those that everybody may read.
+    always = {"one", "databases", "tables", "columns", "settings"}
+    text = "".join(path.read_text("utf-8") for path in (ROOT / "pipeline").rglob("*.py"))
+    asked_for = set(re.findall(r"\b(?:FROM|JOIN) system\.(\w+)", text))
+    assert asked_for - always
+    for user in ("sink", "reader"):
+        grants = {
+            each.text or "" for each in ET.parse(USERS).getroot().iterfind(f"users/{user}/grants/query")
+        }
+        granted = {each.removeprefix("GRANT SELECT ON system.") for each in grants if " system." in each}
+        assert granted == asked_for - always
+
+
 def test_every_user_has_a_filter_for_each_table_of_tenants() -> None:
     """Whoever has none sees no row there, once others have one."""
     for user in ET.parse(USERS).getroot().iterfind("users/*"):

@@ -8,6 +8,7 @@ from typing import Any
 import click
 import jsonschema
 import pytest
+import yaml
 from declared import COMPOSE, IN_CONTAINER, OURS, SERVICES, environment, host_mounts
 from docker_files import DOCKERFILE, ROOT, image_environment, script
 
@@ -230,3 +231,54 @@ def test_nobody_but_kafkas_own_container_hears_the_administrator() -> None:
     assert shared == ["kafka-access"]
     published = {port.split(":")[2] for port in SERVICES["kafka"]["ports"]}
     assert published == {addresses["HOST"].removeprefix(":")}
+
+
+# What is mounted leads to what there is.
+
+
+def prometheus_targets() -> set[str]:
+    """host:port of all that Prometheus asks, and of the Alertmanagers that it tells."""
+    config = yaml.safe_load((ROOT / "grafana" / "prometheus" / "prometheus.yml").read_text("utf-8"))
+    sections = [*config["scrape_configs"], *config["alerting"]["alertmanagers"]]
+    fixed = {
+        target for each in sections for group in each.get("static_configs", []) for target in group["targets"]
+    }
+    found = {
+        f"{name}:{each['port']}"
+        for section in sections
+        for each in section.get("dns_sd_configs", [])
+        for name in each["names"]
+    }
+    return fixed | found
+
+
+def metrics_port(service: dict[str, Any]) -> str:
+    """Where one of our processes serves its metrics."""
+    command = service["command"]
+    given = command[command.index("--metrics-port") + 1] if "--metrics-port" in command else None
+    return given or str(Settings().metrics_port)
+
+
+def test_prometheus_asks_every_process_of_ours_where_it_answers() -> None:
+    processes = {name: service for name, service in OURS.items() if name not in {*ONCE, "gateway"}}
+    ours = {f"{name}:{metrics_port(service)}" for name, service in processes.items()}
+    others = {"localhost:9090", "alertmanager:9093"}
+    assert prometheus_targets() == ours | others
+    for name in (*processes, "alertmanager"):
+        assert set(SERVICES[name]["networks"]) & set(SERVICES["prometheus"]["networks"]), name
+
+
+def test_a_health_check_of_ours_asks_where_the_process_answers() -> None:
+    for name, service in OURS.items():
+        for each in service.get("healthcheck", {}).get("test", []):
+            if each.startswith("http"):
+                assert each == f"http://127.0.0.1:{metrics_port(service)}/metrics", name
+
+
+def test_prometheus_and_alertmanager_find_their_files_where_they_are_mounted() -> None:
+    for name in ("prometheus", "alertmanager"):
+        (option,) = (each for each in SERVICES[name]["command"] if each.startswith("--config.file="))
+        assert option.removeprefix("--config.file=") in {place for _, place, _ in host_mounts(SERVICES[name])}
+    places = {place for _, place, _ in host_mounts(SERVICES["prometheus"])}
+    config = yaml.safe_load((ROOT / "grafana" / "prometheus" / "prometheus.yml").read_text("utf-8"))
+    assert {f"/etc/prometheus/{Path(pattern).parent}" for pattern in config["rule_files"]} <= places
