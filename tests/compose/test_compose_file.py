@@ -282,3 +282,23 @@ def test_prometheus_and_alertmanager_find_their_files_where_they_are_mounted() -
     places = {place for _, place, _ in host_mounts(SERVICES["prometheus"])}
     config = yaml.safe_load((ROOT / "grafana" / "prometheus" / "prometheus.yml").read_text("utf-8"))
     assert {f"/etc/prometheus/{Path(pattern).parent}" for pattern in config["rule_files"]} <= places
+
+
+def test_grafana_finds_its_dashboards_and_its_sources_are_services() -> None:
+    folder = ROOT / "grafana" / "provisioning"
+    places = {place: path for path, place, _ in host_mounts(SERVICES["grafana"])}
+    assert places["/etc/grafana/provisioning"] == folder
+    (provider,) = yaml.safe_load((folder / "dashboards" / "msgmeter.yml").read_text("utf-8"))["providers"]
+    mounted = places["/etc/grafana/dashboards"]
+    assert list(
+        (mounted / Path(provider["options"]["path"]).relative_to("/etc/grafana/dashboards")).glob("*.json")
+    )
+    sources = yaml.safe_load((folder / "datasources" / "msgmeter.yml").read_text("utf-8"))["datasources"]
+    clickhouse, prometheus = sorted(sources, key=lambda source: str(source["uid"]))
+    assert prometheus["url"] == "http://prometheus:9090"
+    assert (clickhouse["jsonData"]["host"], clickhouse["jsonData"]["port"]) == ("clickhouse", 8123)
+    assert clickhouse["jsonData"]["username"] == "grafana"
+    (file,) = re.findall(r"^\$__file\{/run/secrets/(\w+)\}$", clickhouse["secureJsonData"]["password"])
+    assert file in SERVICES["grafana"]["secrets"]
+    plugin = SERVICES["grafana"]["environment"]["GF_PLUGINS_PREINSTALL_SYNC"]
+    assert re.fullmatch(rf"{clickhouse['type']}@\d+\.\d+\.\d+", plugin)

@@ -11,12 +11,14 @@ from urllib.request import urlopen
 
 import pytest
 from compose_servers import ComposeClickHouse, ComposeKafka, container, health_check
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
 from declared import IN_CONTAINER, OURS, environment
 from docker_files import DOCKERFILE, script
 
 from pipeline.embedded.owned import LOOPBACK, OwnedProcess, free_port
+from pipeline.kafka_clients import kafka_configuration
+from pipeline.settings import load_settings
 
 make_secrets = script("make_secrets")
 _HEALTHCHECK = re.search(r"HEALTHCHECK[^\[]*\[(.*)\]", DOCKERFILE.replace("\\\n", " "))
@@ -37,13 +39,11 @@ class Deployment:
         self._started: list[OwnedProcess] = []
         self._port_by_service: dict[str, int] = {}
 
-    def start(self, name: str) -> OwnedProcess:
-        """Start a service of ours."""
-        port = self._port_by_service[name] = free_port()
-        own_kafka = name == "kafka-access"
+    def environment(self, name: str) -> dict[str, str]:
+        """The environment of a service of ours, its servers and files being here."""
         changes = {
-            "MSGMETER_KAFKA": self.kafka.admin if own_kafka else self.kafka.client,
-            "MSGMETER_METRICS_PORT": str(port),
+            "MSGMETER_KAFKA": self.kafka.admin if name == "kafka-access" else self.kafka.client,
+            "MSGMETER_METRICS_PORT": str(self._port_by_service.setdefault(name, free_port())),
             "MSGMETER_STATE_DIRECTORY": str(self._directory / name),
             "MSGMETER_PARTITIONS": "2",
             "MSGMETER_SESSION_SECONDS": "6",
@@ -51,14 +51,18 @@ class Deployment:
         }
         variables = environment(name, self.secrets, changes)
         if clickhouse := variables.get("MSGMETER_CLICKHOUSE"):
-            variables["MSGMETER_CLICKHOUSE"] = clickhouse.replace(
-                "clickhouse:8123", f"{LOOPBACK}:{self.clickhouse.port}"
-            )
+            here = f"{LOOPBACK}:{self.clickhouse.port}"
+            variables["MSGMETER_CLICKHOUSE"] = clickhouse.replace("clickhouse:8123", here)
+        return variables
+
+    def start(self, name: str) -> OwnedProcess:
+        """Start a service of ours."""
+        variables = self.environment(name)
         command = [
             each.replace(IN_CONTAINER.rstrip("/"), str(self.secrets)) for each in OURS[name]["command"]
         ]
         if "--metrics-port" in command:
-            command[command.index("--metrics-port") + 1] = str(port)
+            command[command.index("--metrics-port") + 1] = str(self._port_by_service[name])
         process = container(name, command, self._directory / f"{name}.log", variables)
         process.start()
         self._started.append(process)
@@ -114,6 +118,13 @@ def test_every_process_works_with_the_users_and_rights_that_it_is_given(deployme
         with pytest.raises(KafkaException):
             AdminClient({"bootstrap.servers": place}, logger=None).list_topics(timeout=3)
     assert "users: alerts, gateway, migrate, operator, scheduler, worker" in deployment.run("kafka-access")
+    # Of what nothing is said nobody is permitted anything.
+    settings = load_settings(deployment.environment("gateway"))
+    gateways = AdminClient(kafka_configuration(settings))
+    (refused,) = gateways.create_topics([NewTopic("own", 1, 1)]).values()
+    with pytest.raises(KafkaException) as error:
+        refused.result(30)
+    assert error.value.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED
 
     deployment.clickhouse.start_as("migrate")
     assert "up to date" in deployment.run("migrate")
