@@ -132,6 +132,12 @@ def test_a_server_is_waited_for_until_it_is_well() -> None:
     assert found == {(name, "service_healthy") for name in ("kafka", "clickhouse", "prometheus")}
 
 
+def test_kafka_can_load_its_codecs() -> None:
+    """Each is a library that its jar unpacks into /tmp; Docker mounts a tmpfs with noexec."""
+    (options,) = (each for each in SERVICES["kafka"]["tmpfs"] if each.startswith("/tmp:"))
+    assert "exec" in options.split(":")[1].split(",")
+
+
 def test_workers_can_be_several() -> None:
     worker = SERVICES["worker"]
     assert not {"container_name", "hostname", "ports"} & set(worker)
