@@ -29,6 +29,8 @@ _DURATION = re.compile(
     r"(?P<number>\d+)(?P<unit>ms|s|m|h|d|w)\b"
 )
 _SCRAPE_SECONDS = 15
+_RESEND_SECONDS = 60
+"""Prometheus's own default. It finds Alertmanager after some seconds; what fires before is sent again after this."""
 _READY_SECONDS = 30
 _POLL_SECONDS = 0.1
 
@@ -72,6 +74,7 @@ class Prometheus:
         command = [
             program("prometheus"), f"--config.file={home / 'prometheus.yml'}", f"--storage.tsdb.path={home / 'data'}",
             f"--web.listen-address={self.address}", f"--web.external-url={self.url}", "--log.level=warn",
+            f"--rules.alert.resend-delay={_RESEND_SECONDS * 1000 // faster}ms",
         ]  # fmt: skip
         self._process = OwnedProcess("prometheus", command, directory / "prometheus.log")
 
@@ -113,6 +116,33 @@ class Alertmanager:
             f"--web.external-url={self.url}", "--cluster.listen-address=", "--log.level=warn",
         ]  # fmt: skip
         self._process = OwnedProcess("alertmanager", command, directory / "alertmanager.log")
+
+    def post(self, *alerts: Mapping[str, Any]) -> None:
+        """What Prometheus does for alerts that fire, and for those with an `endsAt`, which are over."""
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/api/v2/alerts", json.dumps(alerts).encode(), headers)
+        urllib.request.urlopen(request, timeout=30).close()
+
+    def inhibits(self, labels: Mapping[str, str]) -> bool:
+        """Whether an alert with these labels fires and is left out, because its cause is known."""
+        with urllib.request.urlopen(f"{self.url}/api/v2/alerts", timeout=30) as answer:
+            alerts = json.load(answer)
+        return any(
+            each["status"]["inhibitedBy"] for each in alerts if labels.items() <= each["labels"].items()
+        )
+
+    def firing(self) -> set[str]:
+        """The names of the alerts that fire."""
+        with urllib.request.urlopen(f"{self.url}/api/v2/alerts", timeout=30) as answer:
+            return {each["labels"]["alertname"] for each in json.load(answer)}
+
+    def await_only(self, names: set[str], deadline_seconds: float = 60) -> None:
+        """Returns when these alerts fire, and no other."""
+        _awaited(lambda: [True] * (self.firing() == names), f"only {names} fired", deadline_seconds)
+
+    def await_inhibited(self, labels: Mapping[str, str], deadline_seconds: float = 60) -> None:
+        """Returns when it does."""
+        _awaited(lambda: [True] * self.inhibits(labels), f"{labels} was left out", deadline_seconds)
 
     def __enter__(self) -> Self:
         self._process.start()

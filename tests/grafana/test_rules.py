@@ -1,5 +1,6 @@
 """The rules of Prometheus and the routes of Alertmanager: they load, fire, stay silent, and lead where they say."""
 
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -17,7 +18,9 @@ FOLDER = ROOT / "grafana" / "prometheus"
 RULE_FILES = sorted((FOLDER / "rules").glob("*.yml"))
 RULE_TESTS = sorted((FOLDER / "tests").glob("*.yml"))
 
-DASHBOARDS = {"msgmeter-tenant-usage", "msgmeter-fleet", "msgmeter-pipeline", "msgmeter-on-call"}
+DASHBOARDS = {
+    json.loads(path.read_text("utf-8"))["uid"] for path in (ROOT / "grafana").rglob("dashboards/*/*.json")
+}
 ANNOTATIONS = {"summary", "description", "runbook_url", "dashboard_url"}
 OF_PROMETHEUS = {"up"}
 """Metrics that Prometheus itself makes of every scrape."""
