@@ -5,7 +5,6 @@ nothing comes, the whole process stands still.
 """
 
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -29,13 +28,13 @@ def examine_worker(host: str, port: int) -> list[Finding]:
     try:
         with urllib.request.urlopen(address, timeout=_SECONDS) as answer:  # noqa: S310 - metrics_url gives http
             text = answer.read().decode("utf-8", "replace")
-    except TimeoutError:
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        # Also while connecting: where others have asked before, the kernel's queue is full and takes no more.
+        if not isinstance(reason, TimeoutError):
+            return [skipped(_SUBJECT, f"none answers at {address} ({reason})")]
         remedy = "end it with kill -9, and start it again: others take over meanwhile, and nothing is lost"
-        return [
-            failure(_SUBJECT, f"{address} takes connections and does not answer: it stands still", remedy)
-        ]
-    except (urllib.error.URLError, OSError) as error:
-        return [skipped(_SUBJECT, f"none answers at {address} ({getattr(error, 'reason', error)})")]
+        return [failure(_SUBJECT, f"{address} is taken, and does not answer: it stands still", remedy)]
     return judge_worker(address, text, version("msgmeter"), time.time())
 
 

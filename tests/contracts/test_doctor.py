@@ -1,5 +1,7 @@
 """`msgmeter doctor` on a real broker and a real engine: it finds what was broken, says what to do, changes nothing."""
 
+import contextlib
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,9 @@ from pipeline.cli import main
 from pipeline.cli.doctor import FAULTY
 from pipeline.clickhouse.client import ask_whole, connect
 from pipeline.clickhouse.migrate import SQL_DIRECTORY, apply_migrations, read_migrations
+from pipeline.doctor.findings import Status
 from pipeline.doctor.listeners import Listener, who_listens
+from pipeline.doctor.worker import examine_worker
 from pipeline.embedded.broker import EmbeddedBroker
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
 from pipeline.embedded.owned import LOOPBACK, free_port
@@ -213,6 +217,23 @@ def test_a_worker_that_stands_still_is_found_and_what_it_leaves_lying(
         assert "partition 0 (1 records" in checks["lag"]["found"]
     finally:
         worker.kill()
+
+
+def test_a_worker_that_stands_still_while_others_ask_it_takes_no_more_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.doctor.worker._SECONDS", 0.3)
+    with contextlib.ExitStack() as opened:
+        listening = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = listening.getsockname()
+        # As many as the queue holds, and more.
+        for _ in range(4):
+            asking = opened.enter_context(socket.socket())
+            asking.setblocking(False)
+            asking.connect_ex(address)
+        [finding] = examine_worker(*address)
+    assert finding.status is Status.FAIL
+    assert "it stands still" in finding.found
 
 
 def test_the_brokers_clock_shows_in_what_is_appended_meanwhile(deployment: Settings) -> None:
