@@ -176,15 +176,17 @@ class Pager:
         self._thread = threading.Thread(target=self._server.serve_forever, name="pager", daemon=True)
 
     def await_message(
-        self, alertname: str, status: str = "firing", deadline_seconds: float = 120
+        self, alertname: str, status: str = "firing", severity: str = "", deadline_seconds: float = 120
     ) -> tuple[str, dict[str, Any]]:
-        """The first message about an alert in a status, with the path it came by."""
+        """The first message about an alert in a status, with the path it came by; of any severity unless named."""
 
         def found() -> list[tuple[str, dict[str, Any]]]:
             return [
                 (path, message)
                 for path, message in self.told
-                if message["status"] == status and message["groupLabels"].get("alertname") == alertname
+                if message["status"] == status
+                and message["groupLabels"].get("alertname") == alertname
+                and severity in ("", message["groupLabels"].get("severity"))
             ]
 
         return _awaited(found, f"the pager was told that {alertname} is {status}", deadline_seconds)[0]
