@@ -11,7 +11,7 @@ SOURCES := pipeline tests benchmarks docker grafana/source
 PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long simulation chaos chaos-outage protections check format dashboards bench bench-ledger bench-accounts bench-commands bench-recovery secrets clean
+.PHONY: help run test test-long simulation chaos chaos-outage walks protections check format dashboards bench bench-ledger bench-accounts bench-commands bench-recovery secrets clean
 # An install that failed half-way must not count as done.
 .DELETE_ON_ERROR:
 
@@ -35,6 +35,9 @@ chaos: $(VENV)/installed-dev ## 200 kills of workers, brokers and ClickHouse und
 
 chaos-outage: $(VENV)/installed-dev ## ClickHouse away for ten minutes under load (15 minutes); writes the report
 	OUTAGE_SECONDS=600 OUTAGE_REPORT=benchmarks/outage.md $(BIN)/pytest -s tests/chaos/test_long_outage.py $(ARGUMENTS)
+
+walks: $(VENV)/installed-dev ## Break a deployment in three ways, find each cause from the page alone, write it down (15 minutes)
+	$(BIN)/python -m tests.walks $(ARGUMENTS)
 
 protections: $(VENV)/installed-dev ## Take each protection away, on a copy, and see its test fail (minutes)
 	@$(BIN)/python -m tests.protections $(ARGUMENTS)
