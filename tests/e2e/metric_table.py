@@ -4,6 +4,7 @@ One entry per metric, by the name it is scraped under, without buckets: whoever 
 seen if it moved wrongly. Takes what was scraped at the stages of the scenario; `wrong` gives what does not hold.
 """
 
+import itertools
 import subprocess
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -94,6 +95,17 @@ def counts(name: str, at_last: float, stage: str = "after") -> Callable[[Seen], 
 def grows(name: str, stage: str = "after") -> Callable[[Seen], bool]:
     """Nought when the process was ready, and more at this stage."""
     return lambda seen: seen["ready"][name] == 0 < seen[stage][name]
+
+
+def _are(name: str, seen: Seen, **by_stage: float) -> bool:
+    """Whether it has these values."""
+    return all(seen[stage][name] == value for stage, value in by_stage.items())
+
+
+def _rises(name: str, seen: Seen, *stages: str) -> bool:
+    """Whether it is more at each stage than at the one before."""
+    values = [seen[stage][name] for stage in stages]
+    return all(before < after for before, after in itertools.pairwise(values))
 
 
 def labelled(name: str, label: str, by_value: Mapping[str, float]) -> Callable[[Seen], bool]:
@@ -308,5 +320,92 @@ STACK: Table = PROCESS | {
     ),
 }
 
-TABLES: Mapping[str, Table] = {"worker": WORKER, "stack": STACK}
+SCHEDULER: Table = PROCESS | {
+    "msgmeter_schedule_last_success_timestamp_seconds": lambda seen: _rises(
+        "msgmeter_schedule_last_success_timestamp_seconds", seen, "ready", "after", "behind"
+    ),
+    "msgmeter_ticks_sent_total": counts("msgmeter_ticks_sent_total", 1, "behind"),
+    # A tick is repeated after a minute: test_scheduler.py lets it pass.
+    "msgmeter_ticks_repeated_total": counts("msgmeter_ticks_repeated_total", 0, "behind"),
+    "msgmeter_accounts_due": lambda seen: _are("msgmeter_accounts_due", seen, ready=0, after=0, behind=1),
+    "msgmeter_kafka_up": lambda seen: _are("msgmeter_kafka_up", seen, ready=1, behind=1, away=1),
+    "msgmeter_clickhouse_up": lambda seen: _are("msgmeter_clickhouse_up", seen, ready=1, behind=1, away=0),
+    "msgmeter_partitions": lambda seen: _are("msgmeter_partitions", seen, ready=4, behind=4, away=4),
+    "msgmeter_group_members": lambda seen: _are("msgmeter_group_members", seen, ready=0, after=1, behind=0),
+    # Three messages and a tick.
+    "msgmeter_group_lag_offsets": lambda seen: _are(
+        "msgmeter_group_lag_offsets", seen, ready=0, after=0, behind=4, away=4
+    ),
+    "msgmeter_group_lag_seconds": lambda seen: (
+        _are("msgmeter_group_lag_seconds", seen, ready=0, after=0)
+        and 0 < seen["behind"]["msgmeter_group_lag_seconds"] < 200
+    ),
+    "msgmeter_tenants": lambda seen: (
+        _are("msgmeter_tenants", seen, ready=0, after=2, behind=3) and "msgmeter_tenants" not in seen["away"]
+    ),
+    "msgmeter_tenants_over_level": lambda seen: all(
+        _are(f'msgmeter_tenants_over_level{{level="{level}"}}', seen, ready=0, after=1, behind=1)
+        for level in (80, 85, 90, 95)
+    ),
+    "msgmeter_tenants_unalerted": lambda seen: (
+        _are("msgmeter_tenants_unalerted", seen, ready=0, after=0, behind=1)
+        and "msgmeter_tenants_unalerted" not in seen["away"]
+    ),
+    "msgmeter_recharges_unanswered": lambda seen: _are(
+        "msgmeter_recharges_unanswered", seen, ready=0, after=1, behind=1
+    ),
+    "msgmeter_recharge_oldest_unanswered_seconds": lambda seen: (
+        _rises("msgmeter_recharge_oldest_unanswered_seconds", seen, "ready", "after", "behind")
+        and seen["behind"]["msgmeter_recharge_oldest_unanswered_seconds"] < 200
+    ),
+    "msgmeter_fleet_last_success_timestamp_seconds": lambda seen: _rises(
+        "msgmeter_fleet_last_success_timestamp_seconds", seen, "ready", "after", "behind"
+    ),
+}
+
+_DRIFT = "msgmeter_reconcile_drift_rows"
+_RUN = "msgmeter_reconcile_last_run_timestamp_seconds"
+_AGREEMENT = "msgmeter_reconcile_last_agreement_timestamp_seconds"
+
+RECONCILE: Table = PROCESS | {
+    "msgmeter_reconcile_runs_total": lambda seen: (
+        seen["after"]['msgmeter_reconcile_runs_total{result="agrees"}'] > 1
+        and _are('msgmeter_reconcile_runs_total{result="differs"}', seen, ready=0, after=0)
+        and seen["behind"]['msgmeter_reconcile_runs_total{result="differs"}'] > 1
+        and _are('msgmeter_reconcile_runs_total{result="failed"}', seen, ready=0, after=0, behind=0)
+        and seen["away"]['msgmeter_reconcile_runs_total{result="failed"}'] > 0
+        and _are('msgmeter_reconcile_runs_total{result="incomplete"}', seen, ready=0, after=0, away=0)
+    ),
+    # One message is gone, and an account has come from nowhere; a run that fails takes nothing of that back.
+    _DRIFT: lambda seen: (
+        len(_of(_DRIFT, seen["ready"])) == len(_of(_DRIFT, seen["after"])) == 12
+        and not any(_of(_DRIFT, seen["ready"]).values())
+        and not any(_of(_DRIFT, seen["after"]).values())
+        and all(
+            _are(f'{_DRIFT}{{subject="{subject}"}}', seen, behind=1, away=1)
+            for subject in ("facts", "windows of facts", "usage of facts")
+        )
+    ),
+    _RUN: lambda seen: (
+        _rises(_RUN, seen, "ready", "after", "behind") and seen["away"][_RUN] >= seen["behind"][_RUN]
+    ),
+    _AGREEMENT: lambda seen: (
+        _rises(_AGREEMENT, seen, "ready", "after")
+        and seen["after"][_AGREEMENT] == seen["after"][_RUN]
+        and seen["behind"][_AGREEMENT] < seen["behind"][_RUN]
+    ),
+    "msgmeter_reconcile_seconds": lambda seen: all(
+        0 < scraped["msgmeter_reconcile_seconds"] < 100 for scraped in seen.values()
+    ),
+    "msgmeter_reconcile_records_compared": lambda seen: _are(
+        "msgmeter_reconcile_records_compared", seen, ready=0, after=4, behind=4, away=4
+    ),
+}
+
+TABLES: Mapping[str, Table] = {
+    "worker": WORKER,
+    "scheduler": SCHEDULER,
+    "reconcile": RECONCILE,
+    "stack": STACK,
+}
 """By module of `pipeline.metrics`."""
