@@ -176,7 +176,7 @@ def _kept(settings: Settings, partition: int) -> dict[str, _Held]:
     held = {name: _Held(bounds[name, partition].low) for name in names}
     replays = {name: PartitionReplay(values, partition) for name, values in held.items()}
     starts = {where: each.low for where, each in bounds.items() if each.low < each.high}
-    read_to_end(kafka, starts, lambda where, records: replays[where[0]].take(records), _never)
+    read_to_end(kafka, starts, bounds, lambda where, records: replays[where[0]].take(records), _never)
     return dict(zip(_TABLES, held.values(), strict=True))
 
 

@@ -296,13 +296,14 @@ def read_changelogs(
     kafka: Mapping[str, Any],
     starts: Mapping[TopicAndPartition, int],
     take: Callable[[TopicAndPartition, list[Message], int], None],
-    at_end: Callable[[TopicAndPartition], None],
+    at_end: Callable[[TopicAndPartition, int], None],
     stopped: Callable[[], bool],
 ) -> None:
     """Hand every record from `starts` on to `take`, in offset order per partition, until `stopped` says so.
 
-    `take` is also told where the changelog ends, as far as it is known; `at_end`, when that was reached, again after
-    every further record. `kafka` is librdkafka's configuration, and goes before what a recovery needs. Blocks; runs
+    `take` is also told where the changelog ends, as far as it is known; `at_end`, when that was reached and at which
+    offset, again after every further record.
+    `kafka` is librdkafka's configuration, and goes before what a recovery needs. Blocks; runs
     in a thread. Waits for as long as the broker is away. Raises ChangelogError for what waiting does not cure.
     """
     if not starts or stopped():
@@ -321,12 +322,12 @@ def read_changelogs(
                 if message.error() is None:
                     batches.setdefault(where, []).append(message)
                 elif _is_end(message.error()):
-                    ended.append(where)
+                    ended.append((where, message.offset()))
             for where, records in batches.items():
                 _, end = consumer.get_watermark_offsets(TopicPartition(*where), cached=True)
                 take(where, records, end)
-            for where in ended:
-                at_end(where)
+            for where, offset in ended:
+                at_end(where, offset)
     finally:
         consumer.close()
 
@@ -334,16 +335,25 @@ def read_changelogs(
 def read_to_end(
     kafka: Mapping[str, str],
     starts: Mapping[TopicAndPartition, int],
+    bounds: Mapping[TopicAndPartition, Bounds],
     take: Callable[[TopicAndPartition, list[Message]], None],
     stopped: Callable[[], bool],
 ) -> None:
-    """Hand every record from `starts` up to the present end to `take`, as `read_changelogs` does."""
+    """Hand every record from `starts` up to the end in `bounds`, or behind it, to `take`, as `read_changelogs` does.
+
+    A new leader may tell an end before that one, until its followers have told it how far they are.
+    """
     unfinished = set(starts)
+
+    def at_end(where: TopicAndPartition, offset: int) -> None:
+        if offset >= bounds[where].high:
+            unfinished.discard(where)
+
     read_changelogs(
         kafka,
         starts,
         lambda where, records, _: take(where, records),
-        unfinished.discard,
+        at_end,
         lambda: not unfinished or stopped(),
     )
 

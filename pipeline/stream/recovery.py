@@ -104,7 +104,8 @@ class Recovery(Service):  # type: ignore[misc]
         """How many partitions are followed, and how many records of their changelogs were not read yet."""
         partitions = self._assignment.standbys
         behind = self._standbys.records_behind if partitions else 0
-        told: dict[str, float] = {"standby_partitions": len(partitions)}
+        followed = self._standbys.partitions_followed if partitions else 0
+        told: dict[str, float] = {"standby_partitions": followed}
         return told if behind is None else told | {"standby_lag_records": behind}
 
     async def on_start(self) -> None:

@@ -62,6 +62,8 @@ class Replaying:
         }
         self._replays: dict[TopicAndPartition, PartitionReplay] = {}
         self._starts: dict[TopicAndPartition, int] = {}
+        self._bounds: dict[TopicAndPartition, Bounds] = {}
+        self._told: set[TopicAndPartition] = set()
         self.records = 0
         """How many records were read."""
         self.size_bytes = 0
@@ -71,22 +73,27 @@ class Replaying:
         self.behind: dict[TopicAndPartition, int] = {}
         """Records not read yet, as far as is known."""
 
-    def open(self, *, is_owner: bool = True) -> None:
-        """Open the stores and find where reading begins; raises ChangelogError where a changelog is missing.
+    def open(self, *, is_owner: bool = True) -> bool:
+        """Open the stores that are not open yet, tell whether one more is, and find where reading begins.
+
+        Raises ChangelogError where a changelog is missing.
 
         An owner waits for a file that another process has open. One that is not leaves out such a partition, and one
-        whose changelog has lost what is needed: its owner has to notice that.
+        whose changelog has lost what is needed: its owner has to notice that. It may try those again.
         """
-        bounds = bounds_of(self._kafka, self._tables, self._stopped)
+        count = len(self._replays)
+        missing = [where for where in self._tables if where not in self._replays]
+        bounds = bounds_of(self._kafka, missing, self._stopped)
+        self._bounds |= bounds
         with ThreadPoolExecutor(_OPENING_THREADS, "open-tables") as pool:
-            opened = pool.map(lambda where: self._open(where, bounds[where], is_owner=is_owner), self._tables)
-        for where, position in zip(self._tables, opened, strict=True):
+            opened = pool.map(lambda where: self._open(where, bounds[where], is_owner=is_owner), missing)
+        for where, position in zip(missing, opened, strict=True):
             if position is None:
                 continue
             start = max(position.next_offset, bounds[where].low)
             self.lost[where] = start - position.next_offset
             if self.lost[where] and not is_owner:
-                _log.warning("%s: partition %d is not followed: its first records are gone", *where)
+                self._leave_out(where, "its first records are gone")
                 continue
             table = self._tables[where]
             self._replays[where] = PartitionReplay(
@@ -94,6 +101,27 @@ class Replaying:
             )
             self._starts[where] = start
             self.behind[where] = max(0, bounds[where].high - start)
+        return len(self._replays) > count
+
+    def _leave_out(self, where: TopicAndPartition, reason: object) -> None:
+        if where not in self._told:
+            self._told.add(where)
+            _log.warning("%s: partition %d is not followed: %s", *where, reason)
+
+    @property
+    def left_out(self) -> set[TopicAndPartition]:
+        """What could not be opened."""
+        return set(self._tables).difference(list(self._replays))
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether there is anything to read."""
+        return bool(self._replays)
+
+    @property
+    def complete_partitions(self) -> int:
+        """How many partitions are read of every table."""
+        return len({number for _, number in self._tables} - {number for _, number in self.left_out})
 
     def _open(self, where: TopicAndPartition, bounds: Bounds, *, is_owner: bool) -> Position | None:
         """Where a partition's values end; none where its file is somebody else's, or cannot be used."""
@@ -102,7 +130,7 @@ class Replaying:
         except (FileLockedError, UnusableFileError) as error:
             if is_owner:
                 raise
-            _log.warning("%s: partition %d is not followed: %s", where[0], where[1], error)
+            self._leave_out(where, error)
             return None
 
     def read_to_end(self) -> None:
@@ -121,26 +149,29 @@ class Replaying:
             for where in changelogs
             if where in self._starts
         }
-        read_to_end(self._kafka, starts, self._take, self._stopped)
+        read_to_end(self._kafka, starts, self._bounds, self._take, self._stopped)
 
     def _is_behind(self, where: TopicAndPartition) -> bool:
         return self.behind.get(where, 0) > 0
 
-    def follow(self, rest: Callable[[], None], consumer: Mapping[str, int]) -> None:
-        """Read on until told to stop; `rest` is called after each batch of one partition.
+    def follow(
+        self, rest: Callable[[], None], consumer: Mapping[str, int], is_over: Callable[[], bool]
+    ) -> None:
+        """Read on until `is_over`; `rest` is called after each batch of one partition. May be called again.
 
         `consumer` is librdkafka's configuration of fetching, before what a recovery needs.
         """
 
         def take(where: TopicAndPartition, records: list[Message], end: int) -> None:
             self._take(where, records)
+            self._starts[where] = records[-1].offset() + 1
             self.behind[where] = max(0, end - records[-1].offset() - 1)
             rest()
 
-        def at_end(where: TopicAndPartition) -> None:
+        def at_end(where: TopicAndPartition, _: int) -> None:
             self.behind[where] = 0
 
-        read_changelogs({**self._kafka, **consumer}, self._starts, take, at_end, self._stopped)
+        read_changelogs({**self._kafka, **consumer}, dict(self._starts), take, at_end, is_over)
 
     def _take(self, where: TopicAndPartition, records: list[Message]) -> None:
         self._replays[where].take(records)

@@ -13,10 +13,13 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+
+from confluent_kafka import KafkaException
 
 from pipeline.core.kept import KeptValueError
 from pipeline.errors import MsgmeterError
+from pipeline.stream.exits import ExitCode, end_process
 from pipeline.stream.replaying import Replaying
 from pipeline.stream.tables import ChangelogTable
 
@@ -83,6 +86,12 @@ class Standbys:
         replaying = self._replaying
         return sum(list(replaying.behind.values())) if replaying is not None else None
 
+    @property
+    def partitions_followed(self) -> int:
+        """How many partitions are followed."""
+        replaying = self._replaying
+        return replaying.complete_partitions if replaying is not None else 0
+
     def _follow(self, tables: list[ChangelogTable], partitions: frozenset[int], is_urgent: bool) -> None:
         ended = self._ended
         while not ended.is_set():
@@ -91,14 +100,40 @@ class Standbys:
                 replaying.open(is_owner=False)
                 self._replaying = replaying
                 if is_urgent:
-                    replaying.follow(_no_rest, {})
+                    _follow_opened(replaying, ended, _no_rest, {})
                 else:
-                    replaying.follow(_Rest(ended, replaying, self._remembered_seconds), _GENTLE)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the owner is well
+                    rest = _Rest(ended, replaying, self._remembered_seconds)
+                    _follow_opened(replaying, ended, rest, _GENTLE)
+            except (MsgmeterError, KeptValueError, KafkaException) as error:
                 # Taking over reads what is missing, or says what is wrong.
-                is_known = isinstance(error, MsgmeterError | KeptValueError)
-                _log.warning("partitions are not followed for a while: %s", error, exc_info=not is_known)
+                self._replaying = None
+                _log.warning("partitions are not followed for a while: %s", error)
                 ended.wait(_RETRY_SECONDS)
+            except Exception as error:  # noqa: BLE001 - a bug, which would harm an owner as well
+                end_process(ExitCode.RECOVERY_FAILED, f"following changelogs failed: {error!r}", cause=error)
+
+
+def _follow_opened(
+    replaying: Replaying, ended: threading.Event, rest: Callable[[], None], fetching: Mapping[str, int]
+) -> None:
+    """Follow what is open until the end, and try again, now and then, to open what is not."""
+    tried_at_seconds = time.monotonic()
+
+    def is_over() -> bool:
+        """Tell whether to end, or to go on with more partitions."""
+        nonlocal tried_at_seconds
+        if ended.is_set() or not replaying.left_out:
+            return ended.is_set()
+        if time.monotonic() - tried_at_seconds < _RETRY_SECONDS:
+            return False
+        tried_at_seconds = time.monotonic()
+        return replaying.open(is_owner=False)
+
+    while not ended.is_set():
+        replaying.follow(rest, fetching, is_over)
+        if not replaying.is_open:
+            ended.wait(_RETRY_SECONDS)
+            is_over()
 
 
 def _no_rest() -> None:
