@@ -46,6 +46,9 @@ _REQUEST_SECONDS = 30.0
 _RETRY_SECONDS = 0.2
 _POLL_RECORDS = 5_000  # 15 ms of work between two looks at `stopped`
 _POLL_SECONDS = 0.2
+_EARLY_END_SECONDS = (
+    60.0  # Followers tell a new leader how far they are within replica.lag.time.max.ms, which is 30 s.
+)
 _CONSUMER = {
     "enable.auto.commit": False,
     "enable.partition.eof": True,
@@ -302,9 +305,9 @@ def read_changelogs(
     """Hand every record from `starts` on to `take`, in offset order per partition, until `stopped` says so.
 
     `take` is also told where the changelog ends, as far as it is known; `at_end`, when that was reached and at which
-    offset, again after every further record.
-    `kafka` is librdkafka's configuration, and goes before what a recovery needs. Blocks; runs
-    in a thread. Waits for as long as the broker is away. Raises ChangelogError for what waiting does not cure.
+    offset, again after every further record. `kafka` is librdkafka's configuration, and goes before what a recovery
+    needs. Blocks; runs in a thread. Waits for as long as the broker is away. Raises ChangelogError for what waiting
+    does not cure.
     """
     if not starts or stopped():
         return
@@ -341,21 +344,29 @@ def read_to_end(
 ) -> None:
     """Hand every record from `starts` up to the end in `bounds`, or behind it, to `take`, as `read_changelogs` does.
 
-    A new leader may tell an end before that one, until its followers have told it how far they are.
+    Whoever fetches from a new leader is told an end before that one, until its followers have told it how far they
+    are; whoever asks for the end is not. Source: Apache Kafka, KIP-207. Raises ChangelogError also where a changelog
+    goes on ending before.
     """
     unfinished = set(starts)
+    ended_early: dict[TopicAndPartition, float] = {}
 
     def at_end(where: TopicAndPartition, offset: int) -> None:
         if offset >= bounds[where].high:
             unfinished.discard(where)
+            ended_early.pop(where, None)
+        else:
+            ended_early.setdefault(where, time.monotonic())
 
-    read_changelogs(
-        kafka,
-        starts,
-        lambda where, records, _: take(where, records),
-        at_end,
-        lambda: not unfinished or stopped(),
-    )
+    def is_over() -> bool:
+        if not unfinished or stopped():
+            return True
+        for where, since in ended_early.items():
+            if time.monotonic() - since > _EARLY_END_SECONDS:
+                raise ChangelogError(f"partition {where[1]} of {where[0]} has lost its last records")
+        return False
+
+    read_changelogs(kafka, starts, lambda where, records, _: take(where, records), at_end, is_over)
 
 
 def _is_end(error: KafkaError) -> bool:

@@ -63,6 +63,7 @@ class Replaying:
         self._replays: dict[TopicAndPartition, PartitionReplay] = {}
         self._starts: dict[TopicAndPartition, int] = {}
         self._bounds: dict[TopicAndPartition, Bounds] = {}
+        self._gone: set[TopicAndPartition] = set()
         self._told: set[TopicAndPartition] = set()
         self.records = 0
         """How many records were read."""
@@ -76,13 +77,12 @@ class Replaying:
     def open(self, *, is_owner: bool = True) -> bool:
         """Open the stores that are not open yet, tell whether one more is, and find where reading begins.
 
-        Raises ChangelogError where a changelog is missing.
-
-        An owner waits for a file that another process has open. One that is not leaves out such a partition, and one
-        whose changelog has lost what is needed: its owner has to notice that. It may try those again.
+        An owner waits for a file that another process has open. One that is not leaves out such a partition, which it
+        may try again, and one whose changelog has lost what is needed: its owner has to notice that. Raises
+        ChangelogError where a changelog is missing.
         """
         count = len(self._replays)
-        missing = [where for where in self._tables if where not in self._replays]
+        missing = [where for where in self._tables if where not in self._replays and where not in self._gone]
         bounds = bounds_of(self._kafka, missing, self._stopped)
         self._bounds |= bounds
         with ThreadPoolExecutor(_OPENING_THREADS, "open-tables") as pool:
@@ -93,7 +93,8 @@ class Replaying:
             start = max(position.next_offset, bounds[where].low)
             self.lost[where] = start - position.next_offset
             if self.lost[where] and not is_owner:
-                self._leave_out(where, "its first records are gone")
+                self._gone.add(where)
+                self._tell_left_out(where, "its first records are gone")
                 continue
             table = self._tables[where]
             self._replays[where] = PartitionReplay(
@@ -103,25 +104,28 @@ class Replaying:
             self.behind[where] = max(0, bounds[where].high - start)
         return len(self._replays) > count
 
-    def _leave_out(self, where: TopicAndPartition, reason: object) -> None:
+    def _tell_left_out(self, where: TopicAndPartition, reason: object) -> None:
         if where not in self._told:
             self._told.add(where)
             _log.warning("%s: partition %d is not followed: %s", *where, reason)
 
     @property
-    def left_out(self) -> set[TopicAndPartition]:
-        """What could not be opened."""
-        return set(self._tables).difference(list(self._replays))
+    def may_open_more(self) -> bool:
+        """Whether something could not be opened that may be, later."""
+        return len(self._replays) + len(self._gone) < len(self._tables)
 
     @property
     def is_open(self) -> bool:
-        """Tell whether there is anything to read."""
+        """Whether there is anything to read."""
         return bool(self._replays)
 
     @property
     def complete_partitions(self) -> int:
-        """How many partitions are read of every table."""
-        return len({number for _, number in self._tables} - {number for _, number in self.left_out})
+        """How many partitions are read of every table; for any thread."""
+        opened = list(self._replays)
+        return len(
+            {number for _, number in self._tables} - {number for _, number in self._tables.keys() - opened}
+        )
 
     def _open(self, where: TopicAndPartition, bounds: Bounds, *, is_owner: bool) -> Position | None:
         """Where a partition's values end; none where its file is somebody else's, or cannot be used."""
@@ -130,29 +134,29 @@ class Replaying:
         except (FileLockedError, UnusableFileError) as error:
             if is_owner:
                 raise
-            self._leave_out(where, error)
+            self._tell_left_out(where, error)
             return None
 
     def read_to_end(self) -> None:
         """Return when the ends of all partitions are reached, as `reading_passes` has it, or when told to stop."""
         every, leant_on = reading_passes(list(dict.fromkeys(self._tables.values())))
-        self._read_to_end(
-            where
-            for where, table in self._tables.items()
-            if _is_among(table, every) and self._is_behind(where)
-        )
-        self._read_to_end(where for where, table in self._tables.items() if _is_among(table, leant_on))
+        self._read_to_ends(every, self._bounds)
+        if leant_on and not self._stopped():
+            # Their ends as they are now, behind all that was read; nearly always nothing has come.
+            again = [where for where, table in self._tables.items() if _is_among(table, leant_on)]
+            self._read_to_ends(leant_on, bounds_of(self._kafka, again, self._stopped))
 
-    def _read_to_end(self, changelogs: Iterable[TopicAndPartition]) -> None:
+    def _read_to_ends(
+        self, tables: Iterable[ChangelogTable], bounds: Mapping[TopicAndPartition, Bounds]
+    ) -> None:
+        tables = list(tables)
         starts = {
-            where: max(self._starts[where], self._tables[where].data.position_of(where[1]).next_offset)
-            for where in changelogs
-            if where in self._starts
+            where: max(start, self._tables[where].data.position_of(where[1]).next_offset)
+            for where, start in self._starts.items()
+            if _is_among(self._tables[where], tables)
         }
-        read_to_end(self._kafka, starts, self._bounds, self._take, self._stopped)
-
-    def _is_behind(self, where: TopicAndPartition) -> bool:
-        return self.behind.get(where, 0) > 0
+        behind = {where: start for where, start in starts.items() if start < bounds[where].high}
+        read_to_end(self._kafka, behind, bounds, self._take, self._stopped)
 
     def follow(
         self, rest: Callable[[], None], consumer: Mapping[str, int], is_over: Callable[[], bool]

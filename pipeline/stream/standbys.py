@@ -95,8 +95,8 @@ class Standbys:
     def _follow(self, tables: list[ChangelogTable], partitions: frozenset[int], is_urgent: bool) -> None:
         ended = self._ended
         while not ended.is_set():
-            replaying = Replaying(self._kafka, tables, partitions, ended.is_set)
             try:
+                replaying = Replaying(self._kafka, tables, partitions, ended.is_set)
                 replaying.open(is_owner=False)
                 self._replaying = replaying
                 if is_urgent:
@@ -120,9 +120,9 @@ def _follow_opened(
     tried_at_seconds = time.monotonic()
 
     def is_over() -> bool:
-        """Tell whether to end, or to go on with more partitions."""
+        """Whether to end, or to go on with more partitions."""
         nonlocal tried_at_seconds
-        if ended.is_set() or not replaying.left_out:
+        if ended.is_set() or not replaying.may_open_more:
             return ended.is_set()
         if time.monotonic() - tried_at_seconds < _RETRY_SECONDS:
             return False

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from table_scene import PARTITIONS, Tables, Worker, until, value
+import rocksdb
+from table_scene import PARTITIONS, Tables, Worker, make_app, until, value
 
 from pipeline.embedded.broker import EmbeddedBroker
+from pipeline.stream import standbys
 from pipeline.stream.agreement import MARK_KEY
+from pipeline.stream.exits import ExitCode
 from pipeline.stream.notes import Notes
+from pipeline.stream.replaying import Replaying
 from pipeline.stream.tables import NotOwnedError, StateTable
 
 BOTH = set(range(PARTITIONS))
@@ -145,10 +149,10 @@ async def test_a_worker_that_hands_a_partition_over_keeps_what_it_has_of_it(pair
     second, _ = await pair.start("second")
     kept = await each_has_one(first, second)
     (handed_over,) = BOTH - {kept}
-    standbys = first.tables.recovery._standbys
-    await until(lambda: standbys._replaying is not None)
+    following = first.tables.recovery._standbys
+    await until(lambda: following._replaying is not None)
     assert followed(first, handed_over) == MANY
-    assert standbys._replaying.records == 0
+    assert following._replaying.records == 0
 
 
 async def test_a_partition_goes_back_and_forth_and_nothing_is_read_twice(
@@ -222,6 +226,64 @@ async def test_an_older_value_between_two_writes_of_the_owner_is_noticed_when_th
         await table.write(0, {b"other": value(25)}, applied_offset=25)
     assert await rocks.contents() == {b"k": value(20), b"other": value(25)}
     assert rocks.read_changelog()[-1] == (b"k", value(20))
+
+
+async def test_a_standby_tries_again_to_open_what_another_process_had_open(
+    rocks: Tables, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(standbys, "_RETRY_SECONDS", 0.1)
+    attempts: list[bool] = []
+    real_open = Replaying.open
+
+    def noted_open(replaying: Replaying, *, is_owner: bool = True) -> bool:
+        attempts.append(real_open(replaying, is_owner=is_owner))
+        return attempts[-1]
+
+    monkeypatch.setattr(Replaying, "open", noted_open)
+    for partition in BOTH:
+        rocks.append([(key, kept, 0) for key, kept in MANY.items()], partition)
+    app = make_app(rocks.servers, rocks.group, rocks.topic, rocks.directory / "standby", store="rocksdb://")
+    table = StateTable(app, "state", partitions=PARTITIONS)._table
+    # Whoever opens a file holds its lock, also within a process.
+    path = Path(table.data.partition_path(0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    other = rocksdb.DB(str(path), rocksdb.Options(create_if_missing=True))
+    following = standbys.Standbys({"bootstrap.servers": rocks.servers}, remembered_seconds=60)
+    following.follow([table], frozenset(BOTH))
+    try:
+        await until(lambda: followed(app, 1) == MANY)
+        assert following.partitions_followed == 1
+        await until(lambda: attempts.count(False) > 2)
+        other.close()
+        await until(lambda: followed(app, 0) == MANY)
+        assert (following.partitions_followed, following.records_behind) == (2, 0)
+        [told] = [message for message in caplog.messages if "not followed" in message]
+        assert told.startswith(
+            f"{rocks.changelog}: partition 0 is not followed: {path} is open in another process"
+        )
+    finally:
+        other.close()
+        await following.stop()
+        await table.data.stop()
+
+
+async def test_a_bug_in_following_ends_the_process(rocks: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever may pass is waited out by name; the rest would harm an owner as well."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def end_process(code: ExitCode, *_: str, cause: Exception) -> None:
+        assert (code, type(cause)) == (ExitCode.RECOVERY_FAILED, AttributeError)
+        following._ended.set()
+        loop.call_soon_threadsafe(ended.set)
+
+    monkeypatch.setattr(standbys, "end_process", end_process)
+    following = standbys.Standbys({"bootstrap.servers": rocks.servers}, remembered_seconds=60)
+    no_table: Any = object()
+    following.follow([no_table], frozenset(BOTH))
+    async with asyncio.timeout(30):
+        await ended.wait()
+    await following.stop()
 
 
 async def test_killed_workers_with_standbys_count_every_record_once(
