@@ -56,9 +56,9 @@ def permissions(settings: Settings) -> list[Permission]:
         Permission("scheduler", "topic", (MESSAGES_RAW,), ("Read", "Write")),
         Permission("scheduler", "group", (application,), ("Describe",), is_prefix=True),
         # Commands go into the log, and their answers come back; `retry` reads what was refused and sends it again,
-        # `reconcile` the log up to what the workers have committed.
+        # `reconcile` the log up to what the workers have committed, and everything they have published.
         Permission("operator", "topic", (MESSAGES_RAW,), ("Read", "Write")),
-        Permission("operator", "topic", (ACCOUNT_RESULTS, ACCOUNT_RECHARGES, MESSAGES_REFUSED), ("Read",)),
+        Permission("operator", "topic", outputs, ("Read",)),
         Permission("operator", "group", (COMMAND_LINE_GROUP,), ("Describe",)),
         Permission("operator", "group", (application,), ("Describe",), is_prefix=True),
         # A record in another partition than its tenant's is forwarded, which is why workers write the log. Configs are

@@ -183,7 +183,7 @@ WHERE limit_micros > 0 AND account.period_start <= now() AND account.period_end 
         ),
         stat(
             "Above 95 % and not alerted",
-            "Tenants beyond 95 % for more than five minutes without a recorded alert: should be 0. From the"
+            "Tenants beyond 95 % without a recorded alert: should be 0. From the"
             " scheduler, which looks from outside.",
             [now("max(msgmeter_tenants_unalerted)")],
             steps=ZERO_IS_GOOD,

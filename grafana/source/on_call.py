@@ -314,7 +314,7 @@ _MONEY = Section(
         ),
         stat(
             "Tenants not alerted",
-            "Beyond 95 % for five minutes and more without a recorded alert.",
+            "Beyond 95 % without a recorded alert.",
             [now("max(msgmeter_tenants_unalerted)")],
             steps=ZERO_IS_GOOD,
         ),

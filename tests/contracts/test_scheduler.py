@@ -21,6 +21,7 @@ from pipeline.clickhouse.snapshots import ACCOUNTS
 from pipeline.core.signing import SIGNATURE_HEADER, header, is_signed
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
 from pipeline.errors import Transient
+from pipeline.metrics.scheduler import REGISTRY
 from pipeline.settings import Settings
 from pipeline.topics import MESSAGES_RAW
 
@@ -79,10 +80,12 @@ def test_a_tick_is_repeated_after_a_minute_and_then_less_often_while_the_account
 ) -> None:
     deployment.store(acme=NOW)
     scheduler = deployment.scheduler()
+    before = REGISTRY.get_sample_value("msgmeter_ticks_repeated_total") or 0
     minutes = [0, 0.5, 0.999, 1, 2, 2.999, 3, 6.999, 7]
     rounds = [scheduler.round(NOW + int(each * REPEAT_MILLISECONDS)) for each in minutes]
     assert [done.sent for done in rounds] == [1, 0, 0, 1, 0, 0, 1, 0, 1]
     assert [done.repeated for done in rounds] == [0, 0, 0, 1, 0, 0, 1, 0, 1]
+    assert REGISTRY.get_sample_value("msgmeter_ticks_repeated_total") == before + 3
     assert {each["id"] for each in deployment.ticks()} == {f"tick:{NOW}"}
 
 
