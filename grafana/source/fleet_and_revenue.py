@@ -22,6 +22,7 @@ from grafana.source.panels import (
     ranking,
     stat,
     table,
+    wide,
 )
 from grafana.source.queries import IN_RANGE, credits_sum, now, over_time, table_of
 
@@ -221,6 +222,8 @@ LIMIT 100
             width=14,
             columns={
                 "tenant": TENANT_LINK,
+                "plan": wide(200),
+                "period ends (UTC)": wide(140),
                 "used_percent": {
                     "displayName": "used of limit",
                     "unit": "percent",
@@ -232,7 +235,6 @@ LIMIT 100
                     },
                 },
             },
-            nothing="nobody is near a limit",
         ),
         lines(
             "Tenants over each level",

@@ -11,6 +11,7 @@ from grafana.source.panels import (
     ranking,
     stat,
     table,
+    wide,
 )
 from grafana.source.queries import now, over_time, table_of
 from grafana.source.tenant_usage import UID as TENANT_UID
@@ -22,14 +23,17 @@ RANGE = "Of the time range, all tenants together."
 CHECKPOINT = "As of each account's last checkpoint."
 
 TENANT_LINK = {
+    "custom.width": 130,
     "links": [
         {
             "title": "Usage of ${__value.raw}",
             "url": f"/d/{TENANT_UID}?var-tenant=${{__value.raw:percentencode}}&${{__url_time_range}}",
         }
-    ]
+    ],
 }
 
+
+_TENANTS = {"tenant": TENANT_LINK, "plan": wide(200), "asked at": wide(160), "beyond grants": wide(110)}
 
 MONEY = Section(
     "Money and credits beyond grants",
@@ -57,7 +61,6 @@ LIMIT 200
 """
                 )
             ],
-            nothing="no money in this time",
         ),
         table(
             "Uncovered usage",
@@ -80,8 +83,7 @@ LIMIT 100
 """
                 )
             ],
-            columns={"tenant": TENANT_LINK},
-            nothing="everything is covered",
+            columns=_TENANTS,
         ),
         stat(
             "Balance of all tenants",
@@ -141,8 +143,7 @@ LIMIT 100
 """
                 )
             ],
-            columns={"tenant": TENANT_LINK},
-            nothing="none waits",
+            columns=_TENANTS,
         ),
         lines(
             "Recharges asked for",
@@ -202,7 +203,7 @@ REFUSED = Section(
             [now('min(msgmeter_clickhouse_up{job="msgmeter-scheduler"})')],
             steps=ONE_IS_GOOD,
             mapped={"0": ("away", RED), "1": ("up", GREEN)},
-            width=6,
+            width=12,
         ),
         stat(
             "Age of the scheduler's figures",
@@ -210,7 +211,7 @@ REFUSED = Section(
             [now("time() - max(msgmeter_fleet_last_success_timestamp_seconds)")],
             unit="s",
             steps=((None, GREEN), (300, YELLOW), (900, RED)),
-            width=6,
+            width=12,
         ),
     ),
 )

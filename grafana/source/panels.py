@@ -252,14 +252,11 @@ def table(
     columns: Mapping[str, Mapping[str, Any]] | None = None,
     transformations: Sequence[Any] = (),
     steps: Steps = PLAIN,
-    nothing: str = "",
 ) -> Any:
-    """Rows; `columns` gives properties by a column's name."""
+    """Rows; `columns` gives properties by a column's name. What stands for no value would stand in empty cells too."""
     panel = tables.Panel().show_header(True)
     for transformation in transformations:
         panel.with_transformation(transformation)
-    if nothing:
-        panel.no_value(nothing)
     return _panel(panel, title, description, targets, unit, steps, width, height, None, columns)
 
 
@@ -314,6 +311,11 @@ def _panel(
         values = [DynamicConfigValue(id_val=each, value=value) for each, value in properties.items()]
         panel.override_by_name(name, values)
     return panel
+
+
+def wide(pixels: int, **properties: Any) -> dict[str, Any]:
+    """A column of so many pixels, of 60 a column of the grid; the others share what remains."""
+    return {"custom.width": pixels, **properties}
 
 
 def _legend() -> Any:

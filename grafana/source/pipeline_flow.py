@@ -101,7 +101,7 @@ FLOW = Section(
                 over_time(rate("msgmeter_segments_differ_total"), "segments differ"),
                 over_time(rate("msgmeter_messages_rerouted_total"), "rerouted"),
                 over_time(rate("msgmeter_messages_gone_unread_total"), "gone unread"),
-                over_time(rate("msgmeter_rows_unstorable_total", "table"), "unstorable: {{table}}"),
+                over_time(rate("msgmeter_rows_unstorable_total"), "unstorable"),
             ],
             unit="cps",
             width=8,

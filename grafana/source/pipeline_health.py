@@ -94,11 +94,10 @@ _STATE = Section(
         ),
         lines(
             "Memory by worker",
-            "Resident memory, of that the identities, and what the process may have at most.",
+            "Resident memory, and of that the identities. On call shows it as a share of what the process may have.",
             [
                 over_time('process_resident_memory_bytes{job="msgmeter-worker"}', "resident {{instance}}"),
                 over_time("msgmeter_identities_held_bytes", "identities {{instance}}"),
-                over_time("min(msgmeter_memory_limit_bytes)", "limit"),
             ],
             unit="bytes",
             width=8,
@@ -220,10 +219,9 @@ _PROCESSES = Section(
         ),
         lines(
             "Open files",
-            "By process, and the lowest limit of them.",
+            "By process.",
             [
                 over_time('process_open_fds{job=~"msgmeter-.*"}', "{{job}} {{instance}}"),
-                over_time('min(process_max_fds{job=~"msgmeter-.*"})', "limit"),
             ],
             unit="locale",
             width=8,

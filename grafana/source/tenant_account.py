@@ -6,7 +6,7 @@ Read from ClickHouse as of the last checkpoint; what `msgmeter balance` and `msg
 from typing import Any
 
 from grafana.source.boards import Section
-from grafana.source.panels import ALERT_LEVELS, gauge, stat, table
+from grafana.source.panels import ALERT_LEVELS, gauge, stat, table, wide
 from grafana.source.queries import OF_TENANT, table_of
 from pipeline.core.account import FOREVER_AT
 
@@ -25,6 +25,7 @@ ACCOUNT = Section(
             f"Credits used in the billing period, of what is usable in it. {_CHECKPOINT} The colours change at the"
             " levels at which tenants are alerted.",
             [_account("    100 * used_micros / nullIf(limit_micros, 0) AS used")],
+            height=8,
         ),
         stat(
             "Credits",
@@ -43,7 +44,7 @@ ACCOUNT = Section(
                 )
             ],
             width=20,
-            height=3,
+            height=4,
         ),
         stat(
             "Allowance and purchases",
@@ -59,8 +60,8 @@ ACCOUNT = Section(
 """.strip("\n")
                 )
             ],
-            width=12,
-            height=3,
+            width=10,
+            height=4,
         ),
         table(
             "Plan and period",
@@ -78,8 +79,9 @@ ACCOUNT = Section(
                 )
             ],
             unit="string",
-            width=8,
-            height=3,
+            width=10,
+            height=4,
+            columns={"plan": wide(190), "zone": wide(140), "as of (UTC)": wide(150)},
         ),
     ),
 )
@@ -94,20 +96,20 @@ HELD = Section(
                 table_of(
                     f"""
 SELECT
-    JSONExtractString(its, 'id')                     AS grant_id,
     JSONExtractString(its, 'kind')                   AS kind,
     JSONExtractInt(its, 'amount') / 1000000          AS amount,
     JSONExtractInt(its, 'remaining') / 1000000       AS remaining,
     toString(toDate(fromUnixTimestamp64Milli(JSONExtractInt(its, 'starts_at'), '$zone')))  AS starts,
     if(JSONExtractInt(its, 'expires_at') >= {FOREVER_AT}, 'never',
-        toString(toDate(fromUnixTimestamp64Milli(JSONExtractInt(its, 'expires_at'), '$zone')))) AS expires
+        toString(toDate(fromUnixTimestamp64Milli(JSONExtractInt(its, 'expires_at'), '$zone')))) AS expires,
+    JSONExtractString(its, 'id')                     AS grant_id
 FROM account_snapshots AS account FINAL
 ARRAY JOIN JSONExtractArrayRaw(grants) AS its
 WHERE {OF_TENANT} AND NOT JSONExtractBool(its, 'is_expired')
 """
                 )
             ],
-            nothing="no grants",
+            columns={"grant_id": wide(250, displayName="grant")},
         ),
         table(
             "Shares of lists",
@@ -128,7 +130,6 @@ ORDER BY list_name
                 )
             ],
             width=6,
-            nothing="no list has a share",
         ),
         table(
             "Quotas",
@@ -149,7 +150,6 @@ ORDER BY kind
                 )
             ],
             width=6,
-            nothing="no quotas",
         ),
         stat(
             "Contacts",
@@ -200,7 +200,7 @@ FROM
                 )
             ],
             width=12,
-            height=3,
+            height=4,
         ),
         table(
             "Alerts reached",
@@ -222,8 +222,9 @@ LIMIT 100
 """
                 )
             ],
-            height=6,
+            height=12,
             columns={
+                "time": wide(160),
                 "level": {
                     "unit": "percent",
                     "custom.cellOptions": {"type": "color-text"},
@@ -231,9 +232,8 @@ LIMIT 100
                         "mode": "absolute",
                         "steps": [{"value": value, "color": color} for value, color in ALERT_LEVELS],
                     },
-                }
+                },
             },
-            nothing="no alerts in this time",
         ),
         table(
             "What came and went",
@@ -255,8 +255,7 @@ ORDER BY kind, currency
 """
                 )
             ],
-            height=9,
-            nothing="no entries in this time",
+            height=8,
         ),
     ),
 )

@@ -231,11 +231,13 @@ _BY_WHAT = Section(
             f"Lists are sub-accounts. Summed from the messages themselves, because windows do not tell lists apart;"
             f" the 100 largest. {_DAYS}",
             [_facts_by("list")],
+            columns={"list_name": {"displayName": "list"}},
         ),
         table(
             "By campaign",
             f"Summed from the messages themselves; the 100 largest. {_DAYS}",
             [_facts_by("campaign")],
+            columns={"campaign_name": {"displayName": "campaign"}},
         ),
     ),
 )

@@ -164,11 +164,11 @@ def stored_contacts(metered: Metered) -> dict[str, dict[str, int]]:
 
 
 def meter_scenarios(system: System, further: Iterable[LogRecord] = ()) -> Metered:
-    """Sends all scenarios and then what is given, and returns when a worker has metered them."""
+    """Sends all scenarios, and what is given in its place in time; returns when a worker has metered them."""
     # A worker does not start on such a topic.
     system.worker().start().await_ready()
     take_stated_times(system)
-    log = [*one_log(), *further]
+    log = sorted([*one_log(), *further], key=lambda record: record.received_at or 0)
     rules, report = make_rules(system.settings), system.report(log)
     send_at_stated_times(system, log)
     system.await_all_committed()

@@ -143,7 +143,8 @@ def test_the_table_of_alerts_leads_to_every_runbook() -> None:
     (column,) = (
         each for each in table["fieldConfig"]["overrides"] if each["matcher"]["options"] == "runbook"
     )
-    options = column["properties"][0]["value"][0]["options"]
+    (mappings,) = (each["value"] for each in column["properties"] if each["id"] == "mappings")
+    options = mappings[0]["options"]
     headings = re.findall(r"^## (Msgmeter\w+)$", text, re.MULTILINE)
     assert headings
     assert {alert: each["text"] for alert, each in options.items()} == {
