@@ -167,7 +167,7 @@ REFUSED = Section(
             " topic and in no table, so these are a worker's counts: a replay counts again.",
             [
                 over_time(
-                    "sum by (reason) (rate(msgmeter_messages_refused_total[$__rate_interval])) > 0",
+                    "topk(6, sum by (reason) (rate(msgmeter_messages_refused_total[$__rate_interval])) > 0)",
                     "{{reason}}",
                 )
             ],

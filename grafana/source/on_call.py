@@ -43,6 +43,8 @@ _BUDGET = (
 )
 _BURN_STEPS = ((None, GREEN), (1, YELLOW), (6, ORANGE), (14.4, RED))
 
+_ALERT_COLUMNS = ("alertname", "severity", "alertstate", "job", "instance", "runbook")
+
 _BURNING = Section(
     "What is burning",
     (
@@ -62,14 +64,22 @@ sort_desc(max by (alertname, severity, alertstate, job, instance, runbook) (
             unit="string",
             width=14,
             height=8,
+            transformations=[
+                DataTransformerConfig(
+                    id_val="organize",
+                    options={
+                        "excludeByName": {"Time": True, "Value": True},
+                        "indexByName": {name: at for at, name in enumerate(_ALERT_COLUMNS)},
+                    },
+                )
+            ],
             columns={
-                "Time": {"custom.hidden": True},
-                "Value": {"custom.hidden": True},
                 "alertname": wide(240, displayName="alert"),
                 "alertstate": wide(70, displayName="state"),
                 "severity": wide(75),
+                "job": wide(140),
+                "instance": wide(130),
                 "runbook": {
-                    "custom.width": 200,
                     # A heading's anchor is its text in small letters, which no query and no link can make.
                     "mappings": [
                         {
@@ -270,7 +280,7 @@ _WHICH = Section(
             " from: one gateway mostly.",
             [
                 over_time(
-                    "sum by (reason) (rate(msgmeter_messages_refused_total[$__rate_interval])) > 0",
+                    "topk(6, sum by (reason) (rate(msgmeter_messages_refused_total[$__rate_interval])) > 0)",
                     "{{reason}}",
                 )
             ],

@@ -76,7 +76,7 @@ FLOW = Section(
         lines(
             "Refused by reason",
             "Records that cannot be billed; `msgmeter refusals` says who sends them.",
-            [over_time(f"{rate('msgmeter_messages_refused_total', 'reason')} > 0", "{{reason}}")],
+            [over_time(f"topk(6, {rate('msgmeter_messages_refused_total', 'reason')} > 0)", "{{reason}}")],
             unit="cps",
             stacked=True,
             width=8,

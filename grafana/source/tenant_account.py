@@ -10,6 +10,7 @@ from grafana.source.panels import ALERT_LEVELS, gauge, stat, table, wide
 from grafana.source.queries import OF_TENANT, table_of
 from pipeline.core.account import FOREVER_AT
 
+_WIDTHS = {"plan": 170, "zone": 130, "first day": 85, "last day": 85}
 _CHECKPOINT = "As of the last checkpoint, at most some seconds old."
 
 
@@ -81,7 +82,7 @@ ACCOUNT = Section(
             unit="string",
             width=10,
             height=4,
-            columns={"plan": wide(190), "zone": wide(140), "as of (UTC)": wide(150)},
+            columns={name: wide(width) for name, width in _WIDTHS.items()},
         ),
     ),
 )

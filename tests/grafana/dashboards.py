@@ -71,6 +71,8 @@ class View:
     ends_at: int
     interval_seconds: int = 3600
     variables: tuple[tuple[str, str], ...] = ()
+    scrape_seconds: int = 1
+    """Of Prometheus; a rate is taken over four of them at least."""
 
     def sql(self, text: str) -> str:
         """The SQL that ClickHouse would get."""
@@ -80,7 +82,7 @@ class View:
         """The PromQL that Prometheus would get."""
         range_seconds = self.ends_at - self.starts_at
         names = {
-            "__rate_interval": f"{max(self.interval_seconds + 1, 4)}s",
+            "__rate_interval": f"{max(self.interval_seconds + self.scrape_seconds, 4 * self.scrape_seconds)}s",
             "__interval": f"{self.interval_seconds}s",
             "__range": f"{range_seconds}s",
         }

@@ -7,6 +7,7 @@ them.
 """
 
 import json
+import os
 import re
 import signal
 import sys
@@ -36,7 +37,7 @@ from tests.grafana.prometheus_server import PrometheusServer
 TENANTS = 24
 SHOWN_TENANT = "tenant-00003"
 HISTORY_DAYS, HISTORY_RECORDS, HISTORY_RATE = 30, 90_000, 3
-LIVE_SECONDS, LIVE_RATE = 540, 60
+LIVE_SECONDS, LIVE_RATE = 540, 8
 POISON_AFTER, FROZEN_AFTER = 330, 420
 """Seconds of live traffic before one gateway sends what nobody can read, and before one worker stands still."""
 
@@ -181,8 +182,6 @@ def _live(system: System, frozen_pid: int) -> None:
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    import os
-
     os.kill(pid, number)
 
 
@@ -190,7 +189,7 @@ def _answers(client: Client, prometheus: PrometheusServer) -> dict[str, Any]:
     """Data frames by dashboard, panel title and target; and what the reader chose."""
     now = int(time.time())
     month = View(now - HISTORY_DAYS * _DAY_SECONDS, now, 3 * 3600)
-    live = View(now - LIVE_SECONDS + 40, now, 4)
+    live = View(now - LIVE_SECONDS + 75, now, 5, scrape_seconds=15)
     ((zone,),) = client.query(
         f"SELECT zone FROM account_snapshots FINAL WHERE tenant = '{SHOWN_TENANT}'"
     ).result_rows
