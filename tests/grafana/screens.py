@@ -77,19 +77,19 @@ def _run(system: System, directory: Path) -> dict[str, Any]:
     for worker in workers:
         worker.await_ready()
     take_stated_times(system)
-    port = free_port()
-    command = [sys.executable, "-m", "pipeline", "schedule", "--metrics-port", str(port)]
-    scheduler = OwnedProcess(
-        "scheduler", command, directory / "scheduler.log", environment_of(system.settings)
-    )
+    scheduler_port, reconcile_port = free_port(), free_port()
+    scheduler = _process(system, "schedule", "--metrics-port", str(scheduler_port))
+    reconcile = _process(system, "reconcile", "--every", "90", "--metrics-port", str(reconcile_port))
     scheduler.start()
     history_ends_at = int(time.time() * 1000)
     send_at_stated_times(system, _history(history_ends_at))
     system.await_all_committed()
     jobs = {
         "msgmeter-worker": [_address(worker.metrics_url()) for worker in workers],
-        "msgmeter-scheduler": [f"{LOOPBACK}:{port}"],
+        "msgmeter-scheduler": [f"{LOOPBACK}:{scheduler_port}"],
+        "msgmeter-reconcile": [f"{LOOPBACK}:{reconcile_port}"],
     }
+    reconcile.start()
     prometheus = PrometheusServer(directory / "prometheus", jobs, at_own_pace=True)
     try:
         _live(system, workers[1].pid)
@@ -98,6 +98,15 @@ def _run(system: System, directory: Path) -> dict[str, Any]:
     finally:
         prometheus.close()
         scheduler.kill()
+        reconcile.kill()
+
+
+def _process(system: System, command: str, *options: str) -> OwnedProcess:
+    """One of our commands beside the workers."""
+    arguments = [sys.executable, "-m", "pipeline", command, *options]
+    return OwnedProcess(
+        command, arguments, system.directory / f"{command}.log", environment_of(system.settings)
+    )
 
 
 def _address(url: str) -> str:
