@@ -18,6 +18,8 @@ _LOW_PARTS, _GIBIBYTE = 0.8, 1 << 30
 LOW_SHARE, FULL_SHARE = 0.10, 0.03
 """Of a disk that is free: below these it is filling up, and full."""
 _SHOWN = 4
+_SLOW_MILLISECONDS = 500
+"""A server that is well needs some 3; the age of what is shown grows by several such answers per epoch."""
 _WINDOW = re.compile(r"\b(?:non_)?replicated_deduplication_window = (\d+)")
 
 
@@ -46,6 +48,15 @@ def judge_release(version: str) -> Finding:
             "server", f"is ClickHouse {version}; this was tested with {tested}", f"use {tested} or later"
         )
     return ok("server", f"is ClickHouse {version}")
+
+
+def judge_speed(milliseconds: int) -> Finding:
+    """Judge how long the least of all questions took, there and back."""
+    found = f"a question that needs nothing was answered in {milliseconds} ms"
+    if milliseconds <= _SLOW_MILLISECONDS:
+        return ok("speed", found)
+    remedy = "look at system.processes and system.merges, its CPU and disk, and the network to it"
+    return warning("speed", found, remedy)
 
 
 def judge_settings(settings: Mapping[str, ServerSetting]) -> list[Finding]:

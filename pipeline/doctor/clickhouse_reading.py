@@ -19,6 +19,7 @@ from pipeline.doctor.clickhouse import (
     judge_readonly,
     judge_release,
     judge_settings,
+    judge_speed,
     judge_windows,
 )
 from pipeline.doctor.clocks import judge_clock
@@ -51,7 +52,7 @@ def examine_clickhouse(client: Client) -> list[Finding]:
         ("parts", _parts),
         ("replicas", lambda each: judge_readonly([table for (table,) in ask(each, _READONLY)])),
         ("disks", lambda each: judge_disks([Disk(*row) for row in ask(each, _DISKS)])),
-        ("clock", lambda each: [_clock(each)]),
+        ("clock", _clock),
     ]
     findings: list[Finding] = []
     for subject, check in checks:
@@ -92,7 +93,9 @@ def _parts(client: Client) -> list[Finding]:
     return [judge_parts(parts, table, int(throws_at))]
 
 
-def _clock(client: Client) -> Finding:
+def _clock(client: Client) -> list[Finding]:
     asked_at = time.time_ns() // 1_000_000
     [(said_at,)] = ask(client, "SELECT toUnixTimestamp64Milli(now64(3))")
-    return judge_clock("clock", "ClickHouse's clock", said_at, asked_at, time.time_ns() // 1_000_000)
+    answered_at = time.time_ns() // 1_000_000
+    clock = judge_clock("clock", "ClickHouse's clock", said_at, asked_at, answered_at)
+    return [clock, judge_speed(answered_at - asked_at)]

@@ -301,6 +301,11 @@ def test_an_older_server_than_the_tested_one_is_warned_of(version: str, status: 
     says(server.judge_release(version), status, version)
 
 
+@pytest.mark.parametrize(("milliseconds", "status"), [(0, OK), (500, OK), (501, WARN)])
+def test_a_server_that_answers_slowly_is_warned_of(milliseconds: int, status: Status) -> None:
+    says(server.judge_speed(milliseconds), status, f"in {milliseconds} ms")
+
+
 @pytest.mark.parametrize(
     ("settings", "status", "words"),
     [
