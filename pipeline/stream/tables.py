@@ -55,8 +55,9 @@ class ChangelogTable(Table):  # type: ignore[misc]
     def _new_store(self) -> PartitionedStore:
         url = self._store or self.app.conf.store
         kind: Any = RocksStore if url.scheme == "rocksdb" else MemoryStore
+        # Not with `self.loop`, which makes one that nobody closes where none runs yet.
         store: PartitionedStore = kind(
-            url, self.app, self, table_name=self.name, key_type=bytes, value_type=bytes, loop=self.loop
+            url, self.app, self, table_name=self.name, key_type=bytes, value_type=bytes, loop=self._loop
         )
         return store
 
