@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import click
+import orjson
 import pytest
 import yaml
 
@@ -14,6 +15,7 @@ from tests import runbooks
 from tests.grafana.programs import run
 from tests.monitoring import CONFIGURATION
 
+COMPOSE = runbooks.ROOT / "docker-compose.yml"
 OURS = re.compile(r"\bmsgmeter[_:][a-z0-9_:]+")
 PARTS = ("**Means.**", "**Customers feel.**", "**Look.**", "**Mended when**")
 
@@ -42,6 +44,21 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert there.exists(), link
         if anchor:
             assert anchor in runbooks.anchors(there.read_text("utf-8")), link
+
+
+@pytest.mark.parametrize(
+    "path", sorted((runbooks.ROOT / "docs" / "walks").glob("*.md")), ids=lambda path: path.stem
+)
+def test_a_walk_goes_from_a_page_that_leads_to_a_section_to_a_cause_and_to_its_end(path: Path) -> None:
+    text = path.read_text("utf-8")
+    message = orjson.loads(re.search(r"^```json\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[1])
+    assert message["status"] == "firing"
+    anchor = message["commonAnnotations"]["runbook_url"].rpartition("#")[2]
+    assert f"../runbooks.md#{anchor}" in text
+    typed = [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+    section = next(name for name in runbooks.alerts() if name.lower() == anchor)
+    assert len({each.text for each in runbooks.commands() if each.section == section} & set(typed)) > 1
+    assert text.index("## Conclusion") < text.index(" Mended: ") < text.index("the pager says `resolved`")
 
 
 def test_every_metric_that_is_asked_for_exists() -> None:
@@ -73,3 +90,16 @@ def test_every_changing_command_of_ours_can_be_typed(line: str) -> None:
         assert command is not None
         group = command
     group.make_context(name, arguments, parent=context)
+
+
+def test_every_service_of_compose_that_is_named_exists() -> None:
+    services = yaml.safe_load(COMPOSE.read_text("utf-8"))["services"]
+    named = set()
+    for line in runbooks.changing():
+        for call in re.findall(r"docker compose ([^\"]+)", line):
+            verb, *words = shlex.split(call.replace("'", ""))
+            words = re.sub(r"--(?:tail|scale) \S+", "", " ".join(words)).split()
+            plain = [word for word in words if not word.startswith("-")]
+            named |= set(plain[:1] if verb == "exec" else plain)
+    assert {"worker", "kafka", "clickhouse", "prometheus"} <= named
+    assert named <= services.keys()

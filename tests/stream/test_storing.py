@@ -9,7 +9,13 @@ from pipeline.clickhouse.snapshots import ACCOUNTS, CONTACTS, ENTRIES, USAGE
 from pipeline.core.contacts import contact_hash
 from pipeline.core.outcomes import Outcomes
 from pipeline.core.process import PartitionFold
-from pipeline.stream.storing import account_columns, contact_columns, entry_columns, snapshots
+from pipeline.stream.storing import (
+    account_columns,
+    contact_columns,
+    entry_columns,
+    snapshots,
+    unstorable_refusal,
+)
 from tests.builders import DAY, HOUR, Log, instant, plan, rules
 
 
@@ -44,6 +50,16 @@ def test_a_snapshot_shows_what_is_available_reserved_and_assigned() -> None:
     assert row["unassigned_micros"] == 895_000_000
     assert orjson.loads(row["details"])["assigned_micros"] == 100_000_000
     assert (row["kafka_partition"], row["version"]) == (3, 8)
+
+
+def test_a_fact_that_is_not_taken_is_refused_under_its_record_and_gateway() -> None:
+    log = Log()
+    log.set_plan()
+    log.message("m1", source="gateway-tr")
+    _, outcomes = folded(log)
+    refusal = unstorable_refusal(outcomes.facts[0])
+    assert (refusal["reason"], refusal["partition"], refusal["offset"]) == ("unstorable", 0, 1)
+    assert (refusal["tenant"], refusal["source"], refusal["id"]) == ("acme", "gateway-tr", "m1")
 
 
 def test_snapshots_show_the_checkpoint_whatever_is_folded_before_they_are_made() -> None:

@@ -56,7 +56,7 @@ def walk(scene: Scene, hold: str) -> Transcript:
     )
     told.type(
         shell,
-        "ps -eo pid,stat,etime,args | grep -E 'PID|(msgmeter|pipeline) [w]orker$'",
+        "ps -eo pid,stat,etime,args | grep -E '[P]ID|(msgmeter|pipeline) [w]orker$'",
         shows=rf"^ *{worker.pid} +T",
     )
 
