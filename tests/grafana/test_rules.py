@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.cli.up import up
 from pipeline.metrics import reconcile, scheduler, stack, worker
+from pipeline.settings import Settings
 from tests.grafana.programs import run
 
 ROOT = Path(__file__).parents[2]
@@ -45,8 +47,28 @@ def _named(rule: dict[str, Any]) -> str:
 # They load, and the unit tests pass.
 
 
-def test_prometheus_takes_its_configuration() -> None:
-    run("promtool", "check", "config", "--lint=all", "--lint-fatal", FOLDER / "prometheus.yml")
+@pytest.mark.parametrize("name", ["prometheus.yml", "local.yml"])
+def test_prometheus_takes_its_configuration(name: str) -> None:
+    run("promtool", "check", "config", "--lint=all", "--lint-fatal", FOLDER / name)
+
+
+def test_beside_make_run_prometheus_differs_in_nothing_but_addresses() -> None:
+    local = _load(FOLDER / "local.yml")
+    assert {part: local[part] for part in ("global", "rule_files")} == {
+        part: PROMETHEUS[part] for part in ("global", "rule_files")
+    }
+    assert local["alerting"]["alert_relabel_configs"] == PROMETHEUS["alerting"]["alert_relabel_configs"]
+    ports = {
+        job["job_name"]: job["static_configs"][0]["targets"][0].rpartition(":")[2]
+        for job in local["scrape_configs"]
+    }
+    defaults = {option.name: option.default for option in up.params}
+    assert ports == {
+        "msgmeter-worker": str(Settings().metrics_port),
+        "msgmeter-scheduler": str(defaults["scheduler_metrics_port"]),
+        "msgmeter-reconcile": "9466",
+        "msgmeter-stack": str(defaults["metrics_port"]),
+    }
 
 
 def test_prometheus_takes_the_rules() -> None:
