@@ -11,7 +11,7 @@ SOURCES := pipeline tests benchmarks docker grafana/source
 PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long simulation chaos chaos-outage walks protections check format dashboards bench bench-ledger bench-accounts bench-commands bench-recovery secrets clean
+.PHONY: help run test test-long simulation chaos chaos-outage walks protections check format dashboards dashboard-screens bench bench-ledger bench-accounts bench-commands bench-recovery secrets clean
 # An install that failed half-way must not count as done.
 .DELETE_ON_ERROR:
 
@@ -54,6 +54,12 @@ format: $(VENV)/installed-dev ## Format the code
 
 dashboards: $(VENV)/installed-dev ## Write the Grafana dashboards from their source
 	$(BIN)/python -m grafana.source
+
+# Not a part of `test`: it takes a quarter of an hour, and Node 20 and Chromium besides.
+dashboard-screens: $(VENV)/installed-dev ## Draw the dashboards with real data into docs/screens (15 minutes)
+	cd grafana/render && npm ci --ignore-scripts --legacy-peer-deps --no-audit --no-fund
+	$(BIN)/python -m tests.grafana.screens grafana/render/answers.json
+	cd grafana/render && node build.mjs answers.json pages && node shoot.mjs pages ../../docs/screens
 
 bench: $(VENV)/installed-dev ## Measure raw -> stored events a second, memory and latency (minutes)
 	$(BIN)/python -m benchmarks.throughput $(ARGUMENTS)

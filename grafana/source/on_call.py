@@ -41,6 +41,12 @@ _BUDGET = (
     # As in the recording rules: a sample stands for 15 s, and time without one counts as fresh.
     f"100 * (1 - sum_over_time(msgmeter:figures_stale:bool[30d]) * 15 / (30 * 86400) / {_ALLOWED})"
 )
+_BURN_RATES = (
+    ("5m", "5 minutes", "1: the budget lasts exactly 30 days. Together with the hour, 14.4 pages."),
+    ("1h", "1 hour", "14.4 uses 2 % of the budget in an hour, and pages."),
+    ("6h", "6 hours", "6 uses 5 % of the budget in six hours, and pages."),
+    ("3d", "3 days", "1 uses 10 % of the budget in three days: a ticket."),
+)
 _BURN_STEPS = ((None, GREEN), (1, YELLOW), (6, ORANGE), (14.4, RED))
 
 _ALERT_COLUMNS = ("alertname", "severity", "alertstate", "job", "instance", "runbook")
@@ -143,29 +149,9 @@ _FRESHNESS = Section(
             unit="percent",
             steps=((None, RED), (0, ORANGE), (50, GREEN)),
         ),
-        stat(
-            "Burn rate, 5 minutes",
-            "1: the budget lasts exactly 30 days. Beside the hour, 14.4 pages.",
-            [now(_burn("5m"))],
-            steps=_BURN_STEPS,
-        ),
-        stat(
-            "Burn rate, 1 hour",
-            "14.4 uses 2 % of the budget in an hour, and pages.",
-            [now(_burn("1h"))],
-            steps=_BURN_STEPS,
-        ),
-        stat(
-            "Burn rate, 6 hours",
-            "6 uses 5 % of the budget in six hours, and pages.",
-            [now(_burn("6h"))],
-            steps=_BURN_STEPS,
-        ),
-        stat(
-            "Burn rate, 3 days",
-            "1 uses 10 % of the budget in three days: a ticket.",
-            [now(_burn("3d"))],
-            steps=_BURN_STEPS,
+        *(
+            stat(f"Burn rate, {words}", meaning, [now(_burn(window))], steps=_BURN_STEPS)
+            for window, words, meaning in _BURN_RATES
         ),
         lines(
             "Lag",

@@ -8,6 +8,8 @@ import pytest
 from clickhouse_users import USERS, answers, engine_configuration
 from docker_files import ROOT, script
 
+from tests.grafana.dashboards import View, targets
+
 make_secrets = script("make_secrets")
 MIGRATIONS = [path.read_text("utf-8") for path in sorted((ROOT / "sql").glob("*.sql"))]
 QUERIES = [path.read_text("utf-8") for path in sorted((ROOT / "sql" / "queries").glob("*.sql"))]
@@ -207,3 +209,31 @@ def test_passwords_are_hashes_out_of_the_secrets_and_default_has_none_but_is_loc
     assert found.pop("default") == ["['no_password']", "[]", "['localhost']"]
     assert set(found) == set(make_secrets.CLICKHOUSE_USERS)
     assert {kind for kind, _, _ in found.values()} == {"['sha256_password']"}
+
+
+@pytest.mark.parametrize(("user", "seen"), [("grafana", TENANTS), ("tenant_00001", TENANTS[:1])])
+def test_dashboards_may_ask_all_they_ask_and_see_the_tenants_of_their_user(
+    stored: Path, secrets: Path, user: str, seen: tuple[str, ...]
+) -> None:
+    """A tenant's own user is for the dashboard of one tenant; the plugin's time limit is sent with each query."""
+    variables = {"tenant": TENANTS[0], "zone": "UTC", "granularity": "day", "search": ""}
+    view = View(0, 86_400, 3_600, tuple(variables.items()))
+    asked_by_it = [
+        target
+        for target in targets()
+        if target.sql and (user == "grafana" or target.dashboard == "tenant-usage")
+    ]
+    found = asked(
+        stored, user, secrets, ["USE msgmeter", *(view.sql(target.sql or "") for target in asked_by_it)]
+    )[1:]
+    assert [
+        (str(target), text)
+        for target, (succeeded, text) in zip(asked_by_it, found, strict=True)
+        if not succeeded
+    ] == []
+    (top,) = (
+        text
+        for target, (_, text) in zip(asked_by_it, found, strict=True)
+        if (target.dashboard, target.panel) == ("tenant-usage", "Top tenants")
+    )
+    assert tuple(line.split("\t")[0] for line in top.splitlines()) == seen

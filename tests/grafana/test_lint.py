@@ -1,5 +1,6 @@
 """The dashboards as files: generated, complete, loadable beside others, and naming only what exists."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -228,3 +229,21 @@ def test_dashboards_are_loaded_from_their_folder_and_not_changed_in_a_browser() 
     assert (provider["allowUiUpdates"], provider["type"]) == (False, "file")
     assert provider["options"]["path"].endswith("/dashboards/msgmeter")
     assert FOLDER.parts[-2:] == ("dashboards", "msgmeter")
+
+
+# Pictures.
+
+
+def test_what_draws_the_pictures_is_pinned_and_names_no_registry() -> None:
+    folder = ROOT / "grafana" / "render"
+    versions = json.loads((folder / "package.json").read_text("utf-8"))["dependencies"]
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in versions.values())
+    lock = (folder / "package-lock.json").read_text("utf-8")
+    assert json.loads(lock)["packages"][""]["dependencies"] == versions
+    assert '"resolved"' not in lock
+
+
+def test_every_dashboard_has_a_picture_of_moderate_size() -> None:
+    pictures = {path.stem: path.stat().st_size for path in (ROOT / "docs" / "screens").glob("*.png")}
+    assert pictures.keys() >= DASHBOARDS.keys()
+    assert all(pictures[name] < 300_000 for name in DASHBOARDS)
