@@ -10,7 +10,7 @@ from grafana.source.panels import ALERT_LEVELS, gauge, stat, table, wide
 from grafana.source.queries import OF_TENANT, table_of
 from pipeline.core.account import FOREVER_AT
 
-_WIDTHS = {"plan": 170, "zone": 130, "first day": 85, "last day": 85}
+_WIDTHS = {"plan": 190, "zone": 150, "first day": 95, "last day": 95}
 _CHECKPOINT = "As of the last checkpoint, at most some seconds old."
 
 
@@ -61,7 +61,7 @@ ACCOUNT = Section(
 """.strip("\n")
                 )
             ],
-            width=10,
+            width=8,
             height=4,
         ),
         table(
@@ -80,7 +80,7 @@ ACCOUNT = Section(
                 )
             ],
             unit="string",
-            width=10,
+            width=12,
             height=4,
             columns={name: wide(width) for name, width in _WIDTHS.items()},
         ),
