@@ -62,7 +62,13 @@ def repartition(settings: Settings, partitions: int, tell: Tell) -> None:
     for partition in range(before.partitions):
         tell(f"copying the state of partition {partition}")
         end_position = before.era.first_position + first_offsets[partition]
-        copy_partition(old, new, partition, end_position, begun.era)
+        try:
+            copy_partition(old, new, partition, end_position, begun.era)
+        except KeptValueError as error:
+            raise EraError(
+                f"the state of partition {partition} cannot be copied: {error}. Put the changelogs of"
+                f" {old.application} back as they were when this began, and start it again"
+            ) from error
     group.check_left(first_offsets)
     tell("committing where the new era begins")
     LogGroup(new).commit(first_offsets)

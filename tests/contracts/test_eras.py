@@ -197,6 +197,20 @@ def test_a_try_that_is_taken_up_and_refused_is_withdrawn_whatever_refuses(
     assert present_era(client, drained) == FIRST_ERA
 
 
+def test_state_that_is_damaged_while_it_is_moved_is_told_with_what_to_do(
+    drained: Settings, client: Client
+) -> None:
+    keep(drained)
+    *_, ids = changelog_names(drained.application)
+    append(drained, ids, bytes(8), bytes([*bytes(8), STATE_VERSION, 0xC1]))
+    first_offsets = (2, *[0] * (2 * drained.partitions - 1))
+    record(client, RecordedEra(Era(1, first_offsets), 2 * drained.partitions, "begun"))
+    with pytest.raises(EraError) as raised:
+        repartition(drained, 2 * drained.partitions, [].append)
+    assert "the state of partition 0 cannot be copied: a value of table ids" in str(raised.value)
+    assert f"Put the changelogs of {drained.application} back" in str(raised.value)
+
+
 def test_until_when_messages_wait_that_cannot_be_placed_is_said_as_an_instant(drained: Settings) -> None:
     keep(drained)
     draft = Draft(first_received_at=1_770_113_700_001, first_offset=0, fingerprint=0)

@@ -467,6 +467,15 @@ PROTECTIONS: tuple[Protection, ...] = (
         "::test_a_worker_ends_where_the_log_has_other_partitions_than_its_state",
     ),
     Protection(
+        fault="a worker that was frozen while partitions were added wakes up to a rebalance",
+        keeps="it ends before it changes anything of the era before",
+        edits=_without(
+            "pipeline/stream/recovery.py", "        self.tables.check_era(assignment.overtaken.is_set)\n"
+        ),
+        test="tests/stream/test_mends_endings.py"
+        "::test_a_worker_ends_where_the_log_is_in_another_era_before_it_changes_anything",
+    ),
+    Protection(
         fault="a worker starts while partitions are being added",
         keeps="it ends and says so",
         edits=_without("pipeline/eras.py", 'if eras and eras[-1].state == "begun":', "if False:"),

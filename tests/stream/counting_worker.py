@@ -18,6 +18,7 @@ from typing import Any
 import faust
 from table_scene import PARTITIONS, add_agent, make_app, value
 
+from pipeline.eras import EraError
 from pipeline.stream.stores import RocksStore
 from pipeline.stream.tables import NotOwnedError, StateTable
 from pipeline.stream.watchdog import Watchdog, confirm_ownership
@@ -132,6 +133,10 @@ def inject(app: Any, options: argparse.Namespace) -> None:
     RocksStore.apply = late_apply
 
 
+def refuse(_: Callable[[], bool]) -> None:
+    raise EraError("the log is in another era")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("servers")
@@ -152,6 +157,7 @@ def main() -> None:
     parser.add_argument("--fail-at-offset", type=int, default=-1, help="the agent raises at this offset")
     parser.add_argument("--standbys", type=int, default=0)
     parser.add_argument("--fail-in-callback", action="store_true", help="a table's recovery callback raises")
+    parser.add_argument("--other-era", action="store_true", help="whoever recovers is told so")
     options = parser.parse_args()
     app = make_app(
         options.servers,
@@ -164,6 +170,7 @@ def main() -> None:
         table_standby_replicas=options.standbys,
     )
     table = StateTable(app, "state", partitions=PARTITIONS)
+    app.tables.check_era = refuse if options.other_era else app.tables.check_era
     counter = Counter(app, table, confirms=not options.unconfirmed)
 
     async def take(event: Any) -> None:

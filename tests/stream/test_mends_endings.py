@@ -74,6 +74,17 @@ async def test_a_worker_ends_where_the_log_has_other_partitions_than_its_state(
     assert len(scene.read_changelog()) == 2  # No winner was repeated.
 
 
+async def test_a_worker_ends_where_the_log_is_in_another_era_before_it_changes_anything(
+    scene: Tables, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is asked at every recovery: a worker that was frozen while partitions were added wakes up to one."""
+    scene.append([(b"k", value(9), 0), (b"k", value(5), 0)])
+    with scene.running("worker", "--other-era") as worker:
+        assert await worker.exit_code() == ExitCode.RECOVERY_FAILED
+    assert "tables could not be recovered: the log is in another era" in capfd.readouterr().err
+    assert len(scene.read_changelog()) == 2  # No winner was repeated.
+
+
 async def test_ownership_is_denied_once_the_group_knows_the_worker_no_longer(scene: Tables) -> None:
     async with scene.worker(broker_heartbeat_interval=2.0) as (app, _):
         assert await confirm_ownership(app)
