@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import os
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from pipeline.stream.sensors import SendErrorEndsProcess
 from pipeline.stream.tables import ChangelogTable, StateTable
 
 PARTITIONS = 2
+BESIDE_THE_TESTS = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+"""Of scripts: they import the program beside the tests, not the installed one (tests/protections changes a copy)."""
 _COMPACTED = {"cleanup.policy": "compact", "max.message.bytes": "2000000"}
 
 
@@ -95,7 +98,7 @@ class Worker:
     """A worker process (counting_worker.py) and what it has printed."""
 
     def __init__(self, command: list[str]) -> None:
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=BESIDE_THE_TESTS)
 
     async def line(self, text: str, seconds: float = 60) -> str:
         """Wait for a line that contains the text, and give it."""

@@ -15,6 +15,7 @@ from chunk_worker import Notebook, add_reader, make_app, running
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from faust.types import TP
+from table_scene import BESIDE_THE_TESTS
 
 from pipeline.embedded.broker import EmbeddedBroker
 from pipeline.metrics.worker import GONE_UNREAD
@@ -82,7 +83,7 @@ class Scene:
         script = Path(__file__).with_name("chunk_worker.py")
         directory = self.directory / name
         command = [sys.executable, script, self.servers, self.group, self.topic, directory, *options]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=BESIDE_THE_TESTS) as process:
             try:
                 yield process
             finally:
