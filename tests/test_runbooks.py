@@ -35,7 +35,11 @@ def test_each_section_says_what_it_means_what_is_felt_how_to_look_and_when_it_is
     assert len(section.splitlines()) < 70, "nobody reads that at night"
 
 
-@pytest.mark.parametrize("path", sorted((runbooks.ROOT / "docs").rglob("*.md")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [runbooks.ROOT / "README.md", *sorted((runbooks.ROOT / "docs").rglob("*.md"))],
+    ids=lambda path: path.name,
+)
 def test_links_lead_somewhere(path: Path) -> None:
     text = path.read_text("utf-8")
     for link in runbooks.links(text):
