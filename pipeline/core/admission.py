@@ -7,7 +7,6 @@ A record's time of receipt is the broker's append time; a forwarded record keeps
 origin header names.
 """
 
-import re
 from collections.abc import Container, Iterable, Sequence
 from typing import Annotated, Any, NamedTuple, Protocol
 from zlib import crc32
@@ -22,6 +21,7 @@ from pipeline.core.outcomes import Forward, Outcomes, refusal_document
 from pipeline.core.partitions import partition_of
 from pipeline.core.records import MAX_VALUE_BYTES, Message, decode_command, decode_message
 from pipeline.core.refusals import Refusal
+from pipeline.core.repeated import gateway_name, identity_name
 from pipeline.core.rules import Rules
 from pipeline.core.signing import (
     ORIGIN_HEADER,
@@ -40,8 +40,6 @@ FUTURE_MILLISECONDS = 86_400_000
 """How far an instant may lie after the receipt; gateways' clocks are set badly at times."""
 SOURCE_HEADER = "source"
 """In which a gateway may name itself, so that a refusal can where the value does not."""
-_SOURCE = re.compile(rb"[A-Za-z][A-Za-z0-9._-]{0,63}")
-"""A word: no number, no sentence and nothing that a terminal would obey passes for one."""
 
 
 Headers = Sequence[tuple[str, bytes | None]]
@@ -252,7 +250,10 @@ class Admission:
         """A refusal naming tenant, source and id as far as the value, or else a header, says them."""
         value = record.value or b""
         tenant, source, message_id = _names(value) if len(value) <= MAX_VALUE_BYTES else (None, None, None)
-        source = source or _source_in(record.headers or ())
+        source = gateway_name(source) or _source_in(record.headers or ())
+        if tenant is None or tenant.encode() != record.key:
+            # One that is the record's key is a tenant, whatever it looks like.
+            tenant = identity_name(tenant)
         position = self._first_position + record.offset
         return refusal_document(
             self._partition, position, reason, value, tenant, source, message_id, record.timestamp
@@ -284,7 +285,7 @@ _decode_text = msgspec.json.Decoder(str | None).decode
 
 
 def _names(value: bytes) -> tuple[str | None, str | None, str | None]:
-    """Tenant, source and id of a value, where it is JSON enough to tell; cut to the longest allowed."""
+    """Tenant, source and id of a value, where it is JSON enough to tell, whatever they say."""
     try:
         names = _decode_names(value)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
@@ -293,13 +294,12 @@ def _names(value: bytes) -> tuple[str | None, str | None, str | None]:
         source = _decode_text(names.source)
     except (msgspec.DecodeError, UnicodeDecodeError):
         source = None
-    return names.tenant and names.tenant[:128], source and source[:128], names.id and names.id[:128]
+    return names.tenant, source, names.id
 
 
 def _source_in(headers: Headers) -> str | None:
-    """The gateway as a header names it; none where it is not one plain word."""
-    said = header(headers, SOURCE_HEADER)
-    return said.decode("ascii") if _SOURCE.fullmatch(said) else None
+    """The gateway as a header names it; none where that is no such name."""
+    return gateway_name(header(headers, SOURCE_HEADER).decode("ascii", "replace"))
 
 
 def _unmarked(reason: Refusal, value: bytes) -> Refusal:

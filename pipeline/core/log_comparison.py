@@ -24,6 +24,7 @@ from pipeline.core.account import Account, Entry
 from pipeline.core.outcomes import FACT_COLUMNS, Document, Fact
 from pipeline.core.reconciliation import Key, Part, Scope, Tally, Values
 from pipeline.core.refusals import Refusal
+from pipeline.core.repeated import gateway_name, identity_name
 from pipeline.core.replay import Replay
 from pipeline.core.rules import Rules
 from pipeline.core.windows import WINDOW_MILLISECONDS
@@ -34,9 +35,6 @@ _TENANT, _KEY, _KIND, _OCCURRED, _DIRECTION, _COUNTRY, _CATEGORY = (
 )
 _USED = [FACT_COLUMNS.index(name) for name in ("messages", "segments", "quantity", "credits_micros")]
 _FACT_OFFSET = FACT_COLUMNS.index("kafka_offset")
-_UNSAID = {"source": UNSET}
-"""Refusals of releases that did not name the gateway are in the topic for as long as it keeps them."""
-
 COMPARED = (
     parts.FACTS,
     parts.WINDOWS,
@@ -245,10 +243,25 @@ def document_row(part: Part, document: Document) -> StoredRow:
     tenant: str = document["tenant"] or ""
     names: tuple[Any, ...]
     if part is parts.REFUSALS:
+        document = _as_repeated_now(document)
+        tenant = document["tenant"] or ""
         names = (document["offset"], document["reason"])
     elif part is parts.RESULTS:
         names = (document["command_id"], document["offset"])
     else:
         names = (document["id"],)
-    values = tuple(document.get(name, _UNSAID.get(name)) for name in part.fields)
+    values = tuple(document.get(name) for name in part.fields)
     return StoredRow((tenant, *names), values, document["offset"])
+
+
+def _as_repeated_now(document: Document) -> Document:
+    """A refusal as this release would write it, as far as can be told.
+
+    Those of older releases are in the topic for as long as it keeps them. They name no gateway, or name what looks like
+    none: UNSET, which is not compared; and tenants and ids that look like none, which no release says now.
+    """
+    source = document.get("source", UNSET)
+    if source and not gateway_name(source):
+        source = UNSET
+    names = {name: identity_name(document.get(name)) for name in ("tenant", "id")}
+    return {**document, **names, "source": source}

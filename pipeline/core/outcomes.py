@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pipeline.core.account import Entry, Period
 from pipeline.core.amounts import format_credits
 from pipeline.core.refusals import Refusal
+from pipeline.core.repeated import gateway_name, identity_name
 from pipeline.core.thresholds import run_out_at
 
 FACT_COLUMNS = (
@@ -110,7 +111,10 @@ def refusal_document(
     message_id: str | None,
     received_at: int,
 ) -> Document:
-    """A `refusal.v1`: where the record is and why it was refused, never what it says."""
+    """A `refusal.v1`: where the record is and why it was refused, never what it says.
+
+    A source or an id that does not look like one is left out. The tenant is the caller's to judge.
+    """
     return {
         "partition": partition,
         "offset": offset,
@@ -119,7 +123,7 @@ def refusal_document(
         "size_bytes": len(value),
         "digest": blake2b(value, digest_size=16).hexdigest(),
         "tenant": tenant,
-        "source": source,
-        "id": message_id,
+        "source": gateway_name(source),
+        "id": identity_name(message_id),
         "received_at": received_at,
     }

@@ -175,21 +175,62 @@ def test_a_refusal_names_the_gateway_by_the_value_and_else_by_the_header() -> No
     ) == ["gateway", *["gateway-tr"] * 4, None]
 
 
-@pytest.mark.parametrize("source", [7, None, "", ["gateway-us"]])
+NO_GATEWAYS = [
+    "", "+14155550100", "+14155550100 your PIN is 4711", "A14155550100", "sms-415-555-0100", "Your code is 1", "x" * 65,
+    "caf\xe9", "a\x1b[1m", "7bit", "a\n", "sk-live-51H8abcSECRETKEY", "a..b", "gateway-",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("source", [7, None, ["gateway-us"], *NO_GATEWAYS])
 def test_a_source_that_is_no_name_hides_neither_the_others_nor_the_header(source: Any) -> None:
-    value = orjson.dumps(message(source=source))
+    value = orjson.dumps(message(source=source, status="lost"))
     refusals = run([named(value, b"gateway-tr")]).effects.refusals
     assert [(each["tenant"], each["source"], each["id"]) for each in refusals.values()] == [
         ("acme", "gateway-tr", "m1")
     ]
 
 
-@pytest.mark.parametrize(
-    "header",
-    [b"", None, b"+14155550100", b"Your code is 1", b"x" * 65, b"caf\xe9", b"a\x1b[1m", b"7bit", b"a\n"],
-)
+@pytest.mark.parametrize("header", [None, b"caf\xe9", *(each.encode() for each in NO_GATEWAYS)])
 def test_a_header_that_is_not_one_plain_word_is_not_repeated(header: bytes | None) -> None:
     assert sources(named(b"{", header)) == [None]
+
+
+@pytest.mark.parametrize(
+    "name", ["g", "gateway-eu", "eu.smsc_02a", "us1east", "x509-proxy", "a" * 64, "gw-123456"]
+)
+def test_a_gateways_name_is_repeated(name: str) -> None:
+    status_lost = orjson.dumps(message(status="lost", source=name))
+    assert sources(named(b"{", name.encode()), named(status_lost)) == [name, name]
+
+
+@pytest.mark.parametrize("text", ["+14155550100", "your PIN is 4711", "a\nb", "a\x1b[1m", "a\u2028b", ""])
+def test_a_tenant_or_id_that_looks_like_none_is_not_repeated(text: str) -> None:
+    value = orjson.dumps(message(text, tenant=text, status="lost"))
+    ((_, refusal),) = run([named(value)]).effects.refusals.items()
+    assert (refusal["tenant"], refusal["id"]) == (None, None)
+
+
+def test_the_tenant_that_is_the_key_is_named_as_it_is() -> None:
+    name = "Acme & Sons"
+    given = record(message("20024711", tenant=name, status="lost"), key=name.encode())
+    ((_, refusal),) = run([given]).effects.refusals.items()
+    assert (refusal["tenant"], refusal["id"]) == (name, "20024711")
+
+
+def test_what_a_readable_message_says_of_itself_is_repeated_no_more_than_of_others() -> None:
+    log = Log()
+    log.append(b"acme", orjson.dumps(message("your PIN is 4711", source="+14155550100")))
+    ((_, refusal),) = run(log).effects.refusals.items()
+    assert refusal["reason"] == Refusal.PLAN_MISSING
+    assert (refusal["tenant"], refusal["source"], refusal["id"]) == ("acme", None, None)
+
+
+def test_the_source_of_an_accepted_message_may_be_any_text() -> None:
+    log = Log()
+    log.set_plan()
+    log.append(b"acme", orjson.dumps(message("any id", source="+14155550100")))
+    [fact] = run(log).effects.facts.values()
+    assert "+14155550100" in fact
 
 
 def test_a_readable_message_without_a_plan_is_refused_in_its_gateways_name() -> None:

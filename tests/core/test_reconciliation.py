@@ -101,6 +101,21 @@ def test_a_refusal_that_names_another_gateway_differs_and_one_of_a_release_that_
         assert tally.differing == differing, theirs
 
 
+def test_refusals_of_a_release_that_repeated_any_text_do_not_differ() -> None:
+    theirs = {
+        "tenant": "not a tenant", "id": "+14155550100", "source": "+14155550100 your PIN is 4711",
+        "offset": 7, "reason": "not_json", "received_at": NOON,
+    }  # fmt: skip
+    tally = Tally(parts.REFUSALS)
+    log, published = (
+        document_row(parts.REFUSALS, each)
+        for each in (theirs | {"tenant": None, "id": None, "source": "gateway-eu"}, theirs)
+    )
+    assert log.key == published.key
+    tally.compare(log.key, log.values, published.values, "UTC")
+    assert tally.differing == 0
+
+
 def test_a_window_that_is_not_there_is_one_of_zeros() -> None:
     tally = Tally(parts.WINDOWS)
     tally.compare(("acme", NOON), None, (0, 0, 0, 0, NOON), "UTC")
