@@ -9,11 +9,23 @@ import click
 import jsonschema
 import pytest
 import yaml
-from declared import COMPOSE, IN_CONTAINER, OURS, SERVICES, environment, host_mounts
+from declared import (
+    BUSYBOX,
+    COMPOSE,
+    IN_CONTAINER,
+    OURS,
+    PROGRAMS,
+    SERVICES,
+    commands,
+    environment,
+    host_mounts,
+    repository,
+)
 from docker_files import DOCKERFILE, ROOT, image_environment, script
 
 from pipeline.access import permissions
 from pipeline.cli import main
+from pipeline.doctor.clickhouse import TESTED_RELEASE
 from pipeline.settings import Settings, load_settings
 
 make_secrets = script("make_secrets")
@@ -116,6 +128,32 @@ def test_a_health_check_says_something_and_jobs_are_waited_for_instead(
         assert checked == {"disable": True}
     else:
         assert checked["test"]
+
+
+def checks(service: dict[str, Any]) -> list[list[str]]:
+    """The commands of a health check, each as its words."""
+    kind, *words = service.get("healthcheck", {}).get("test", ["NONE"])
+    return commands(words[0]) if kind == "CMD-SHELL" else [words] if words else []
+
+
+@each_service()
+def test_a_health_check_uses_programs_that_its_image_has(name: str, service: dict[str, Any]) -> None:
+    assert {command[0] for command in checks(service)} <= PROGRAMS[repository(name)]
+
+
+@each_service({name: each for name, each in SERVICES.items() if repository(name) in BUSYBOX})
+def test_a_health_check_asks_nothing_of_busybox_that_only_gnu_knows(
+    name: str, service: dict[str, Any]
+) -> None:
+    own = {"promtool", "amtool", "/opt/kafka/bin/kafka-broker-api-versions.sh"}
+    long = [word for words in checks(service) if words[0] not in own for word in words if word[:2] == "--"]
+    assert checks(service)
+    assert long == []
+
+
+def test_clickhouse_is_of_a_release_that_the_program_was_tested_with() -> None:
+    release = re.findall(r"\d+", SERVICES["clickhouse"]["image"].rpartition(":")[2])
+    assert tuple(map(int, release[:2])) == TESTED_RELEASE
 
 
 def service_conditions(service: dict[str, Any]) -> dict[str, str]:

@@ -16,6 +16,8 @@ import pytest
 from docker_files import DOCKERFILE, ROOT, image_environment, script
 from packaging.requirements import Requirement
 
+from pipeline.metrics import reconcile, scheduler, worker
+
 make_secrets = script("make_secrets")
 INSTRUCTIONS = [
     line.split(None, 1) for line in DOCKERFILE.replace("\\\n", " ").splitlines() if line and line[0] != "#"
@@ -106,7 +108,7 @@ def metrics() -> Iterator[tuple[str, list[str]]]:
             """Silent."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/metrics", lines
     server.shutdown()
@@ -114,34 +116,94 @@ def metrics() -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-def asked(url: str, *arguments: str) -> tuple[int, str]:
-    command = [sys.executable, str(ROOT / "docker" / "healthy.py"), url, *arguments]
+def asked(*arguments: str) -> tuple[int, str]:
+    command = [sys.executable, str(ROOT / "docker" / "healthy.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stderr.strip()
 
 
-def test_a_process_is_well_when_it_answers_and_its_figure_says_so(metrics: tuple[str, list[str]]) -> None:
+def asked_with(metrics: tuple[str, list[str]], process: str, **figures: float) -> tuple[int, str]:
+    """What the check says of a process that shows these figures."""
     url, lines = metrics
-    assert asked(url, "msgmeter_partitions_owned")[0] == 1
-    lines += ["# HELP msgmeter_partitions_owned x", "msgmeter_partitions_owned_more 3.0"]
-    assert asked(url, "msgmeter_partitions_owned") == (1, f"{url} has no msgmeter_partitions_owned")
-    lines.append("msgmeter_partitions_owned 0.0")
-    assert asked(url, "msgmeter_partitions_owned") == (1, "msgmeter_partitions_owned is 0")
-    lines[-1] = "msgmeter_partitions_owned 8.0"
-    assert asked(url, "msgmeter_partitions_owned") == (0, "")
+    lines[:] = ["# HELP msgmeter_more x", *(f"msgmeter_{name} {value}" for name, value in figures.items())]
+    return asked(process, url)
 
 
-def test_a_process_is_not_well_when_what_it_does_was_done_too_long_ago(
+@pytest.mark.parametrize(
+    ("state", "figures"),
+    [
+        ("meters", {"assigned": 8, "owned": 8}),
+        ("is spare, with more workers than partitions", {"assigned": 0, "owned": 0, "lag": 90_000}),
+        ("recovers its tables", {"assigned": 8, "owned": 0, "lag": 1_500}),
+        ("has recovered some, and has much to catch up with", {"assigned": 8, "owned": 3, "lag": 90_000}),
+        ("waits for ClickHouse", {"assigned": 8, "owned": 8, "open": 20_000, "clickhouse": 0}),
+        ("stores slowly", {"assigned": 8, "owned": 8, "open": 100, "clickhouse": 1}),
+    ],
+)
+def test_a_worker_is_well_when_it(
+    metrics: tuple[str, list[str]], state: str, figures: dict[str, float]
+) -> None:
+    assert asked_with(metrics, "worker", **worker_figures(figures)) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [
+        ({"assigned": 8, "owned": 0, "lag": 2_000}, "has recovered none of 8 partitions in 2000 s"),
+        (
+            {"assigned": 8, "owned": 8, "open": 130, "clickhouse": 1},
+            "has stored nothing for 130 s, and ClickHouse answers",
+        ),
+        # Not one call to ClickHouse has come to its end yet.
+        ({"assigned": 8, "owned": 8, "open": 130}, "has stored nothing for 130 s, and ClickHouse answers"),
+    ],
+)
+def test_a_worker_is_not_well_when_it_recovers_without_end_or_stores_nothing(
+    metrics: tuple[str, list[str]], figures: dict[str, float], said: str
+) -> None:
+    assert asked_with(metrics, "worker", **worker_figures(figures)) == (1, said)
+
+
+def worker_figures(short: dict[str, float]) -> dict[str, float]:
+    names = {
+        "assigned": "partitions_assigned",
+        "owned": "partitions_owned",
+        "lag": "consumer_lag_seconds",
+        "open": "epoch_open_seconds",
+        "clickhouse": "clickhouse_up",
+    }
+    return {names[name]: value for name, value in {"open": 0, **short}.items()}
+
+
+def test_processes_show_what_the_check_asks_of_them() -> None:
+    text = (ROOT / "docker" / "healthy.py").read_text("utf-8")
+    modules = (worker, scheduler, reconcile)
+    shown = {name for module in modules for name in module.REGISTRY._names_to_collectors}
+    named = set(re.findall(r"msgmeter_\w+", text))
+    assert len(named) > 6
+    assert named <= shown
+
+
+def test_a_scheduler_is_well_when_its_last_round_was_not_long_ago(metrics: tuple[str, list[str]]) -> None:
+    name = "schedule_last_success_timestamp_seconds"
+    assert asked_with(metrics, "scheduler", **{name: time() - 60}) == (0, "")
+    assert asked_with(metrics, "scheduler", **{name: time() - 1_000})[0] == 1
+    assert asked_with(metrics, "scheduler", more=1)[1].endswith(f"has no msgmeter_{name}")
+
+
+def test_reconcile_is_well_at_its_first_run_and_not_when_it_comes_to_no_end(
     metrics: tuple[str, list[str]],
 ) -> None:
-    url, lines = metrics
-    lines.append(f"msgmeter_last {time() - 100}")
-    assert asked(url, "msgmeter_last", "--within-seconds", "200") == (0, "")
-    assert asked(url, "msgmeter_last", "--within-seconds", "60")[0] == 1
+    failed, ended = 'reconcile_runs_total{result="failed"}', "reconcile_last_run_timestamp_seconds"
+    assert asked_with(metrics, "reconcile", **{failed: 0}) == (0, "")
+    assert asked_with(metrics, "reconcile", **{failed: 2}) == (1, "has come to no end in 2 runs")
+    assert asked_with(metrics, "reconcile", **{failed: 2, ended: time() - 40_000}) == (0, "")
+    assert asked_with(metrics, "reconcile", **{failed: 0, ended: time() - 100_000})[0] == 1
 
 
-def test_a_process_that_does_not_answer_is_not_well() -> None:
-    code, said = asked("http://127.0.0.1:9/metrics", "msgmeter_partitions_owned")
+@pytest.mark.parametrize("process", ["worker", "scheduler", "reconcile"])
+def test_a_process_that_does_not_answer_is_not_well(process: str) -> None:
+    code, said = asked(process, "http://127.0.0.1:9/metrics")
     assert code == 1
     assert "does not answer" in said
 

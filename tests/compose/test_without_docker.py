@@ -166,4 +166,6 @@ def test_every_process_works_with_the_users_and_rights_that_it_is_given(deployme
     assert not deployment.is_healthy("scheduler")
     reconcile = deployment.start("reconcile")
     await_condition(lambda: deployment.is_healthy("reconcile"), reconcile)
-    assert deployment.metrics("reconcile")['msgmeter_reconcile_runs_total{result="agrees"}'] == 1
+    agrees = 'msgmeter_reconcile_runs_total{result="agrees"}'
+    await_condition(lambda: deployment.metrics("reconcile")[agrees] == 1, reconcile)
+    assert deployment.is_healthy("reconcile")
