@@ -6,7 +6,8 @@ as figures of `pipeline.metrics.scheduler.FLEET`. Decides nothing, and changes n
 Invariants
 - Neither source waits for the other, and nobody waits for either: a scrape gives what is known.
 - What could not be read in the last round, or for a minute, is not given at all: an old figure would look like a
-  healthy one. Which source it is, `kafka_up` and `clickhouse_up` say.
+  healthy one. Which source it is, `kafka_up` and `clickhouse_up` say where it is away, and `kafka_refuses` and
+  `clickhouse_refuses` where it answers and refuses: a login or a permission that is gone is no outage of the others.
 - Which group the workers are in follows from the era of the log, which ClickHouse knows. While it is away it is the one
   that was known last; as long as none was known, nothing is said of a group.
 """
@@ -24,7 +25,7 @@ from pipeline.clickhouse.queries import fleet_accounts, tenants_unalerted
 from pipeline.clickhouse_clients import connect_clickhouse
 from pipeline.core.eras import FIRST_ERA
 from pipeline.eras import last_ready, settings_in
-from pipeline.errors import MsgmeterError
+from pipeline.errors import MsgmeterError, Transient
 from pipeline.group_lag import GroupWatch
 from pipeline.metrics.registry import Values
 from pipeline.settings import Settings
@@ -49,6 +50,8 @@ class _Round(NamedTuple):
     """Seconds of a clock that never steps."""
     values: Values | None
     """None where it could not be asked."""
+    is_up: bool | None
+    """Whether it answered, be it with a refusal; None where it is not its fault that nothing was brought."""
 
 
 class Watch:
@@ -77,34 +80,46 @@ class Watch:
 
     @property
     def is_up(self) -> bool | None:
-        """Whether the last round was answered, and lately; None before the first one has ended."""
-        return None if self._last is None else self.values is not None
+        """Whether the last round was answered, be it with a refusal, and lately.
+
+        None before the first one has ended, and where it ended for a reason that was not foreseen.
+        """
+        last = self._last
+        return None if last is None else last.is_up and self._is_lately(last)
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the last round was answered with a refusal: we may not, or what we ask for is not there."""
+        return self.is_up is True and self.values is None
 
     @property
     def values(self) -> Values | None:
         """What it said, where it was asked in time and answered the last time."""
         last = self._last
-        if last is None or time.monotonic() - last.ended_at > self._every_seconds + FORGOTTEN_SECONDS:
-            return None
-        return last.values
+        return last.values if last is not None and self._is_lately(last) else None
 
     def ask_once(self) -> None:
         """One round."""
         try:
             values = self._ask()
+        except (Transient, TimeoutError) as error:
+            self._note(str(error) or "no answer in time", is_up=False)
         except MsgmeterError as error:
-            self._note(str(error))
+            self._note(str(error), is_up=True)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not end what else this process does
-            self._note(f"for a reason that was not foreseen: {error!r}")
+            self._note(f"for a reason that was not foreseen: {error!r}", is_up=None)
         else:
             if self._outage:
                 _log.info("%s answers again, and is watched", self._name)
             self._outage = ""
             self.success_at = time.time()
-            self._last = _Round(time.monotonic(), values)
+            self._last = _Round(time.monotonic(), values, is_up=True)
 
-    def _note(self, outage: str) -> None:
-        self._last = _Round(time.monotonic(), None)
+    def _is_lately(self, last: _Round) -> bool:
+        return time.monotonic() - last.ended_at <= self._every_seconds + FORGOTTEN_SECONDS
+
+    def _note(self, outage: str, *, is_up: bool | None) -> None:
+        self._last = _Round(time.monotonic(), None, is_up)
         if outage != self._outage:
             _log.warning("%s cannot be watched: %s", self._name, outage)
         self._outage = outage
@@ -141,9 +156,9 @@ class Fleet:
     def values(self) -> Values:
         """What is known now."""
         known: dict[str, float | Mapping[str, float]] = {}
-        for name, watch in (("kafka_up", self._kafka), ("clickhouse_up", self._clickhouse)):
+        for name, watch in (("kafka", self._kafka), ("clickhouse", self._clickhouse)):
             if watch.is_up is not None:
-                known[name] = float(watch.is_up)
+                known |= {f"{name}_up": float(watch.is_up), f"{name}_refuses": float(watch.refuses)}
             known |= watch.values or {}
         # As old as the source that was silent for longer.
         success_at = min(self._kafka.success_at, self._clickhouse.success_at)
@@ -163,6 +178,8 @@ class Fleet:
             accounts = fleet_accounts(self._client, now)
             unalerted = tenants_unalerted(self._client, now)
         except BaseException:
+            if self._client is not None:
+                self._client.close()
             self._client = None
             raise
         waits_seconds = (now - accounts.recharge_asked_at) / 1000 if accounts.recharge_count else 0

@@ -7,10 +7,12 @@ from typing import Any
 
 from grafana.source.boards import Section
 from grafana.source.panels import (
+    GREEN,
     ONE_IS_GOOD,
     RED,
     RESULT_COLORS,
     UP,
+    ZERO_IS_GOOD,
     heat_map,
     lines,
     stat,
@@ -300,7 +302,7 @@ EPOCHS = Section(
             [now("min by (job) (msgmeter_clickhouse_up)", "{{job}}")],
             steps=ONE_IS_GOOD,
             mapped=UP,
-            width=6,
+            width=4,
             height=6,
         ),
         stat(
@@ -309,7 +311,19 @@ EPOCHS = Section(
             [now("min by (job) (msgmeter_kafka_up)", "{{job}}")],
             steps=ONE_IS_GOOD,
             mapped=UP,
-            width=6,
+            width=4,
+            height=6,
+        ),
+        stat(
+            "Refuses",
+            "Answers the scheduler, and refuses it: a login, a permission, a table or a topic is missing.",
+            [
+                now("max(msgmeter_clickhouse_refuses)", "ClickHouse"),
+                now("max(msgmeter_kafka_refuses)", "Kafka"),
+            ],
+            steps=ZERO_IS_GOOD,
+            mapped={"0": ("no", GREEN), "1": ("yes", RED)},
+            width=4,
             height=6,
         ),
     ),

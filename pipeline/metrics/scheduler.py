@@ -30,9 +30,16 @@ FLEET = Figures(
     REGISTRY,
     {
         "accounts_due": Figure("Accounts with something due that has not happened yet, at the last round."),
-        "kafka_up": Figure("1: Kafka answered all that was asked in the last round; 0: it did not."),
+        "kafka_up": Figure("1: Kafka answered in the last round, be it with a refusal; 0: it did not."),
+        "kafka_refuses": Figure(
+            "1: Kafka answered in the last round and refused: a login, a permission or a topic is missing; 0: not."
+        ),
         "clickhouse_up": Figure(
-            "1: ClickHouse answered all that was asked in the last round; 0: it did not."
+            "1: ClickHouse answered in the last round, be it with a refusal; 0: it did not."
+        ),
+        "clickhouse_refuses": Figure(
+            "1: ClickHouse answered in the last round and refused: a login, a permission or a table is missing; 0:"
+            " not."
         ),
         "partitions": Figure("Partitions of messages.raw."),
         "group_members": Figure("Workers in the consumer group."),

@@ -21,7 +21,7 @@ from pipeline.core.account_details import AccountDetails, PlanDetails, RechargeD
 from pipeline.core.eras import Era
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
 from pipeline.eras import settings_in
-from pipeline.errors import Transient
+from pipeline.errors import Permanent, Transient
 from pipeline.fleet import Fleet, Watch
 from pipeline.log_groups import LogGroup
 from pipeline.metrics.registry import Values
@@ -72,6 +72,8 @@ def test_an_idle_deployment_has_everything_at_nought(deployment: Settings) -> No
     assert values == {
         "kafka_up": 1,
         "clickhouse_up": 1,
+        "kafka_refuses": 0,
+        "clickhouse_refuses": 0,
         "partitions": PARTITIONS,
         **dict.fromkeys(OF_KAFKA - {"partitions"} | OF_CLICKHOUSE, 0),
         "tenants_over_level": {"80": 0, "85": 0, "90": 0, "95": 0},
@@ -129,16 +131,23 @@ def test_without_clickhouse_from_the_start_nobody_knows_which_group_it_is(
 ) -> None:
     monkeypatch.setattr(fleet, "_ERA_SECONDS", 0.1)
     values = values_of(replace(deployment, clickhouse="http://127.0.0.1:1/default"))
-    assert values == {"kafka_up": 1, "clickhouse_up": 0, "partitions": PARTITIONS}
+    assert values == {
+        "kafka_up": 1,
+        "clickhouse_up": 0,
+        "kafka_refuses": 0,
+        "clickhouse_refuses": 0,
+        "partitions": PARTITIONS,
+    }
 
 
-def test_when_clickhouse_goes_away_its_figures_go_and_the_group_is_watched_all_the_same(
+def test_when_clickhouse_refuses_its_figures_go_and_the_group_is_watched_all_the_same(
     deployment: Settings, client: Client
 ) -> None:
     with Fleet(deployment, EVERY_SECONDS) as watched:
         until(lambda: watched.values().keys() >= OF_KAFKA | OF_CLICKHOUSE)
         client.command("DROP TABLE account_snapshots")
-        until(lambda: watched.values()["clickhouse_up"] == 0)
+        until(lambda: watched.values()["clickhouse_refuses"] == 1)
+        assert watched.values()["clickhouse_up"] == 1, "it answers"
         seen_at = watched.values()["fleet_last_success_timestamp_seconds"]
         append(deployment, 3)
         until(lambda: watched.values()["group_lag_offsets"] == 1)
@@ -146,7 +155,7 @@ def test_when_clickhouse_goes_away_its_figures_go_and_the_group_is_watched_all_t
         # What is shown is as old as its oldest part.
         assert watched.values()["fleet_last_success_timestamp_seconds"] == seen_at
         apply_account_snapshots(client)
-        until(lambda: watched.values()["clickhouse_up"] == 1)
+        until(lambda: watched.values()["clickhouse_refuses"] == 0)
         assert watched.values().keys() >= OF_CLICKHOUSE
 
 
@@ -190,8 +199,25 @@ def test_a_fault_that_nobody_foresaw_is_told_once_and_asked_past(caplog: pytest.
         return answer
 
     watch = Watch("a source", ask, EVERY_SECONDS)
-    for is_up in (False, False, True):
+    for is_up in (None, None, True):
         watch.ask_once()
-        assert watch.is_up is is_up
+        assert (watch.is_up, watch.refuses) == (is_up, False), "a fault of ours is none of the source's"
     assert [entry.levelname for entry in caplog.records] == ["WARNING"]
     assert "not foreseen" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "is_up", "refuses"),
+    [
+        (Transient("away", retry_after_seconds=1), False, False),
+        (TimeoutError(), False, False),
+        (Permanent("not permitted"), True, True),
+    ],
+)
+def test_a_source_that_refuses_is_up(error: Exception, is_up: bool, refuses: bool) -> None:
+    def ask() -> Values:
+        raise error
+
+    watch = Watch("a source", ask, EVERY_SECONDS)
+    watch.ask_once()
+    assert (watch.is_up, watch.refuses, watch.values) == (is_up, refuses, None)

@@ -329,7 +329,12 @@ SCHEDULER: Table = PROCESS | {
     "msgmeter_ticks_repeated_total": counts("msgmeter_ticks_repeated_total", 0, "behind"),
     "msgmeter_accounts_due": lambda seen: _are("msgmeter_accounts_due", seen, ready=0, after=0, behind=1),
     "msgmeter_kafka_up": lambda seen: _are("msgmeter_kafka_up", seen, ready=1, behind=1, away=1),
-    "msgmeter_clickhouse_up": lambda seen: _are("msgmeter_clickhouse_up", seen, ready=1, behind=1, away=0),
+    # A table that is missing is a refusal, and no outage.
+    "msgmeter_kafka_refuses": lambda seen: _are("msgmeter_kafka_refuses", seen, ready=0, behind=0, away=0),
+    "msgmeter_clickhouse_up": lambda seen: _are("msgmeter_clickhouse_up", seen, ready=1, behind=1, away=1),
+    "msgmeter_clickhouse_refuses": lambda seen: _are(
+        "msgmeter_clickhouse_refuses", seen, ready=0, behind=0, away=1
+    ),
     "msgmeter_partitions": lambda seen: _are("msgmeter_partitions", seen, ready=4, behind=4, away=4),
     "msgmeter_group_members": lambda seen: _are("msgmeter_group_members", seen, ready=0, after=1, behind=0),
     # Three messages and a tick.

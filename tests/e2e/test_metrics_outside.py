@@ -134,7 +134,7 @@ def test_every_metric_of_scheduler_and_reconcile_moves_as_it_should(
 
     # What cannot be asked is neither told nor taken for an agreement.
     system.rows("RENAME TABLE alerts TO elsewhere")
-    seen["away"] = until(scheduler, lambda told: told["msgmeter_clickhouse_up"] == 0, "missed a table")
+    seen["away"] = until(scheduler, lambda told: told["msgmeter_clickhouse_refuses"] == 1, "missed a table")
     compared["away"] = until(reconcile, lambda told: runs(told, "failed"), "could not compare")
     assert [wrong(SCHEDULER, seen), wrong(RECONCILE, compared)] == [[], []]
 
