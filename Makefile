@@ -11,7 +11,7 @@ SOURCES := pipeline tests benchmarks docker grafana/source
 PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long simulation chaos chaos-outage walks protections check format dashboards dashboard-screens bench bench-ledger bench-accounts bench-commands bench-recovery secrets clean
+.PHONY: help run test test-long simulation chaos chaos-outage walks walk-screens protections check format dashboards dashboard-screens bench bench-ledger bench-accounts bench-commands bench-recovery secrets clean
 # An install that failed half-way must not count as done.
 .DELETE_ON_ERROR:
 
@@ -38,6 +38,12 @@ chaos-outage: $(VENV)/installed-dev ## ClickHouse away for ten minutes under loa
 
 walks: $(VENV)/installed-dev ## Break a deployment in three ways, find each cause from the page alone, write it down (15 minutes)
 	$(BIN)/python -m tests.walks $(ARGUMENTS)
+
+# Not a part of `walks`, which needs neither Node 20 nor Chromium.
+walk-screens: $(VENV)/installed-dev ## The same, with pictures of the dashboards in docs/walks/screens (15 minutes)
+	cd grafana/render && npm ci --ignore-scripts --legacy-peer-deps --no-audit --no-fund
+	$(BIN)/python -m tests.walks --screens grafana/render/answers.json $(ARGUMENTS)
+	cd grafana/render && node build.mjs answers.json pages && node shoot.mjs pages ../../docs/walks/screens
 
 protections: $(VENV)/installed-dev ## Take each protection away, on a copy, and see its test fail (minutes)
 	@$(BIN)/python -m tests.protections $(ARGUMENTS)

@@ -65,6 +65,18 @@ def test_a_walk_goes_from_a_page_that_leads_to_a_section_to_a_cause_and_to_its_e
     assert text.index("## Conclusion") < text.index(" Mended: ") < text.index("the pager says `resolved`")
 
 
+def test_each_walk_shows_its_dashboard_and_each_picture_is_of_a_walk() -> None:
+    folder = runbooks.ROOT / "docs" / "walks"
+    shown = {
+        path.stem: [link for link in runbooks.links(path.read_text("utf-8")) if link.endswith(".png")]
+        for path in folder.glob("*.md")
+    }
+    assert [walk for walk, links in shown.items() if not links] == [], "`make walk-screens` draws them"
+    pictures = {f"screens/{path.name}": path.stat().st_size for path in folder.glob("screens/*.png")}
+    assert {link for links in shown.values() for link in links} == pictures.keys()
+    assert all(size < 200_000 for size in pictures.values())
+
+
 def test_every_metric_that_is_asked_for_exists() -> None:
     groups = yaml.safe_load((CONFIGURATION / "rules" / "recording.yml").read_text("utf-8"))["groups"]
     known = {rule["record"] for group in groups for rule in group["rules"]}

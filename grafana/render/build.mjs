@@ -1,9 +1,9 @@
 // Bundles what is drawn, with Grafana's own components, into one page: `node build.mjs ANSWERS FOLDER`.
 //
-// ANSWERS is what `python -m tests.grafana.screens` wrote. FOLDER gets one page per dashboard, which needs no server:
-// data, script and styles are in it.
+// ANSWERS is what `tests/grafana/answers.py` gives, by name of a picture. FOLDER gets one page per picture, which needs no
+// server: data, script and styles are in it.
 
-import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { build } from 'esbuild';
 
@@ -44,20 +44,37 @@ const bundled = await build({
 });
 const output = (ending) => bundled.outputFiles.filter((each) => each.path.endsWith(ending)).map((each) => each.text);
 
+// The rows that are asked for, moved up to where the others were; all, where none is asked for.
+function cut(dashboard, titles) {
+  if (!titles.length) return dashboard;
+  const rows = dashboard.panels.filter(({ type }) => type === 'row');
+  const missing = titles.filter((title) => !rows.some((row) => row.title === title));
+  if (missing.length) throw new Error(`${dashboard.title} has no row ${missing}`);
+  let removed = 0;
+  const panels = rows.flatMap((row, index) => {
+    const [from, to] = [row.gridPos.y, rows[index + 1]?.gridPos.y ?? Infinity];
+    if (!titles.includes(row.title)) {
+      removed += to - from;
+      return [];
+    }
+    return dashboard.panels
+      .filter(({ gridPos: { y } }) => from <= y && y < to)
+      .map((panel) => ({ ...panel, gridPos: { ...panel.gridPos, y: panel.gridPos.y - removed } }));
+  });
+  return { ...dashboard, panels };
+}
+
+rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder, { recursive: true });
-for (const file of readdirSync(dashboards)) {
-  const name = file.replace('.json', '');
-  const data = {
-    dashboard: JSON.parse(readFileSync(join(dashboards, file), 'utf-8')),
-    frames: answers.frames[name],
-    range: answers.ranges[name],
-    variables: answers.variables,
-  };
-  const text = JSON.stringify(data).replaceAll('<', '\\u003c');
+for (const [name, asked] of Object.entries(answers)) {
+  const whole = JSON.parse(readFileSync(join(dashboards, `${asked.dashboard}.json`), 'utf-8'));
+  const dashboard = cut(whole, asked.rows);
+  const height = 72 + 38 * Math.max(...dashboard.panels.map(({ gridPos }) => gridPos.y + gridPos.h));
+  const text = JSON.stringify({ ...asked, dashboard }).replaceAll('<', '\\u003c');
   writeFileSync(
     join(folder, `${name}.html`),
-    `<!doctype html><meta charset="utf-8"><title>${name}</title><style>${output('.css').join('\n')}</style>`
-      + `<div id="root"></div><script>window.screen_data = ${text};</script>`
+    `<!doctype html><meta charset="utf-8"><meta name="height" content="${height}"><title>${name}</title>`
+      + `<style>${output('.css').join('\n')}</style><div id="root"></div><script>window.screen_data = ${text};</script>`
       + `<script type="module">${output('.js').join('\n').replaceAll('</script', '<\\/script')}</script>`,
   );
 }

@@ -41,7 +41,7 @@ function Ranking({ panel, data, place }) {
   return (
     <VizRepeater
       source={data} getValues={() => values} orientation="horizontal" width={place.width} height={place.height}
-      renderCounter={0} itemSpacing={8} minVizHeight={12} maxVizHeight={28}
+      renderCounter={0} itemSpacing={8} minVizHeight={16} maxVizHeight={28}
       getAlignmentFactors={getDisplayValueAlignmentFactors}
       renderValue={({ value, width, height, alignmentFactors }) => (
         <BarGauge

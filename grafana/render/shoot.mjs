@@ -7,12 +7,10 @@ import { join, resolve } from 'node:path';
 import UPNG from 'upng-js';
 
 const [pages, pictures] = process.argv.slice(2);
-const dashboards = new URL('../dashboards/msgmeter/', import.meta.url).pathname;
 mkdirSync(pictures, { recursive: true });
 for (const page of readdirSync(pages).filter((name) => name.endsWith('.html'))) {
   const name = page.replace('.html', '');
-  const { panels } = JSON.parse(readFileSync(join(dashboards, `${name}.json`), 'utf-8'));
-  const height = 72 + 38 * Math.max(...panels.map(({ gridPos }) => gridPos.y + gridPos.h));
+  const [, height] = readFileSync(join(pages, page), 'utf-8').match(/<meta name="height" content="(\d+)">/);
   const profile = mkdtempSync(join(tmpdir(), 'chromium-'));
   const picture = resolve(pictures, `${name}.png`);
   execFileSync(process.env.CHROMIUM ?? 'chromium', [

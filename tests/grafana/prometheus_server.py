@@ -33,7 +33,34 @@ _JOB = """
 """
 
 
-class PrometheusServer:
+class PrometheusQuestions:
+    """Asks the Prometheus at an address."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def now(self, expr: str) -> list[dict[str, Any]]:
+        """The series of an expression at this moment; raises AssertionError where it cannot be evaluated."""
+        return self._ask("query", {"query": expr})
+
+    def over_time(
+        self, expr: str, starts_at: float, ends_at: float, step_seconds: int
+    ) -> list[dict[str, Any]]:
+        """The same over a range."""
+        given = {"query": expr, "start": starts_at, "end": ends_at, "step": step_seconds}
+        return self._ask("query_range", given)
+
+    def _ask(self, what: str, given: Mapping[str, object]) -> list[dict[str, Any]]:
+        try:
+            with urlopen(f"{self.url}/api/v1/{what}?{urlencode(given)}", timeout=30) as answer:
+                return json.load(answer)["data"]["result"]
+        except HTTPError as refused:
+            if refused.code == HTTPStatus.SERVICE_UNAVAILABLE:
+                raise  # It is starting.
+            raise AssertionError(f"{given['query']}\n{refused.read().decode()}") from refused
+
+
+class PrometheusServer(PrometheusQuestions):
     """`targets` are host:port by job."""
 
     def __init__(
@@ -50,7 +77,7 @@ class PrometheusServer:
             if not at_own_pace:
                 text = re.sub(r"^( +)interval: \w+$", r"\1interval: 1s", text, flags=re.MULTILINE)
             (directory / "rules" / rules.name).write_text(text, "utf-8")
-        self.url = f"http://{LOOPBACK}:{free_port()}"
+        super().__init__(f"http://{LOOPBACK}:{free_port()}")
         self._process = OwnedProcess(
             "prometheus",
             [
@@ -65,17 +92,6 @@ class PrometheusServer:
         )
         self._process.start()
 
-    def now(self, expr: str) -> list[dict[str, Any]]:
-        """The series of an expression at this moment; raises AssertionError where it cannot be evaluated."""
-        return self._ask("query", {"query": expr})
-
-    def over_time(
-        self, expr: str, starts_at: float, ends_at: float, step_seconds: int
-    ) -> list[dict[str, Any]]:
-        """The same over a range."""
-        given = {"query": expr, "start": starts_at, "end": ends_at, "step": step_seconds}
-        return self._ask("query_range", given)
-
     def await_condition(self, holds: Callable[[], object], what: str, deadline_seconds: float = 60) -> None:
         """Returns when `holds()`; fails when Prometheus has died or the deadline has passed."""
         deadline = time.monotonic() + deadline_seconds
@@ -87,15 +103,6 @@ class PrometheusServer:
     def close(self) -> None:
         """Ends it."""
         self._process.kill()
-
-    def _ask(self, what: str, given: Mapping[str, object]) -> list[dict[str, Any]]:
-        try:
-            with urlopen(f"{self.url}/api/v1/{what}?{urlencode(given)}", timeout=30) as answer:
-                return json.load(answer)["data"]["result"]
-        except HTTPError as refused:
-            if refused.code == HTTPStatus.SERVICE_UNAVAILABLE:
-                raise  # It is starting.
-            raise AssertionError(f"{given['query']}\n{refused.read().decode()}") from refused
 
 
 def _answers(holds: Callable[[], object]) -> object:

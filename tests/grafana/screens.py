@@ -2,8 +2,7 @@
 
 A deployment of two workers, a scheduler and Prometheus meters a month of generated traffic, then minutes of live
 traffic, in which one gateway goes bad and one worker stands still at the end: so that there is something to see.
-Answers are data frames as Grafana's data sources give them, by dashboard, panel and target; `grafana/render` draws
-them.
+`grafana/render` draws them.
 """
 
 import json
@@ -31,7 +30,8 @@ from pipeline.settings import Settings
 from pipeline.traffic import Traffic, TrafficGenerator
 from tests.e2e.metered_models import send_at_stated_times, take_stated_times
 from tests.e2e.system import System, environment_of
-from tests.grafana.dashboards import DASHBOARDS, Target, View, targets
+from tests.grafana.answers import picture
+from tests.grafana.dashboards import View
 from tests.grafana.prometheus_server import PrometheusServer
 
 TENANTS = 24
@@ -195,107 +195,18 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def _answers(client: Client, prometheus: PrometheusServer) -> dict[str, Any]:
-    """Data frames by dashboard, panel title and target; and what the reader chose."""
+    """A picture of each dashboard, as what a reader chose and was answered."""
     now = int(time.time())
-    month = View(now - HISTORY_DAYS * _DAY_SECONDS, now, 3 * 3600)
-    live = View(now - LIVE_SECONDS + 75, now, 5, scrape_seconds=15)
     ((zone,),) = client.query(
         f"SELECT zone FROM account_snapshots FINAL WHERE tenant = '{SHOWN_TENANT}'"
     ).result_rows
     chosen = {"tenant": SHOWN_TENANT, "zone": zone, "granularity": "day", "search": ""}
-    month = View(month.starts_at, month.ends_at, month.interval_seconds, tuple(chosen.items()))
-    frames: dict[str, dict[str, Any]] = {name: {} for name in DASHBOARDS}
-    for target in targets():
-        answer = (
-            _of_clickhouse(client, target, month) if target.sql else _of_prometheus(prometheus, target, live)
-        )
-        frames[target.dashboard].setdefault(target.panel, {})[target.ref_id] = answer
+    month = View(now - HISTORY_DAYS * _DAY_SECONDS, now, 3 * 3600, tuple(chosen.items()))
+    live = View(now - LIVE_SECONDS + 75, now, 5, tuple(chosen.items()), scrape_seconds=15)
+    shown = {"tenant-usage": month, "fleet-and-revenue": month, "pipeline": live, "on-call": live}
     return {
-        "variables": chosen,
-        "ranges": {
-            name: [view.starts_at * 1000, view.ends_at * 1000]
-            for name, view in (
-                ("tenant-usage", month), ("fleet-and-revenue", month), ("pipeline", live), ("on-call", live),
-            )
-        },
-        "frames": frames,
-    }  # fmt: skip
-
-
-def _of_clickhouse(client: Client, target: Target, view: View) -> list[dict[str, Any]]:
-    """One frame; or, of a query over time, one per name, as the data source makes them."""
-    assert target.sql is not None
-    answer = client.query(view.sql(target.sql))
-    names, rows = list(answer.column_names), [[_value(each) for each in row] for row in answer.result_rows]
-    if target.query.get("format") != 0:
-        fields = [
-            {"name": name, "type": _type([row[at] for row in rows]), "values": [row[at] for row in rows]}
-            for at, name in enumerate(names)
-        ]
-        return [{"refId": target.ref_id, "fields": fields}]
-    return [
-        {
-            "refId": target.ref_id,
-            "fields": [
-                {"name": "time", "type": "time", "values": [row[0] for row in rows if row[1] == name]},
-                {"name": name, "type": "number", "values": [row[2] for row in rows if row[1] == name]},
-            ],
-        }
-        for name in sorted({row[1] for row in rows})
-    ]
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return int(value.replace(tzinfo=UTC).timestamp() * 1000)
-    return value
-
-
-def _type(values: list[Any]) -> str:
-    """As a data source would say: of texts, numbers and instants, by the first value there is."""
-    first = next((value for value in values if value is not None), None)
-    if isinstance(first, str):
-        return "string"
-    return "time" if isinstance(first, int) and first > 1_000_000_000_000 else "number"
-
-
-def _of_prometheus(prometheus: PrometheusServer, target: Target, view: View) -> list[dict[str, Any]]:
-    """A frame per series; of an instant query in the format of a table, one for all."""
-    assert target.expr is not None
-    expr = view.promql(target.expr)
-    if not target.query.get("instant"):
-        series = prometheus.over_time(expr, view.starts_at, view.ends_at, view.interval_seconds)
-        return [_series_frame(target, each["metric"], each["values"]) for each in series]
-    series = prometheus.now(expr)
-    if target.query.get("format") != "table":
-        return [_series_frame(target, each["metric"], [each["value"]]) for each in series]
-    labels = sorted({name for each in series for name in each["metric"]})
-    fields: list[dict[str, Any]] = [
-        {"name": "Time", "type": "time", "values": [each["value"][0] * 1000 for each in series]}
-    ]
-    fields += [
-        {"name": label, "type": "string", "values": [each["metric"].get(label, "") for each in series]}
-        for label in labels
-    ]
-    numbers = [float(each["value"][1]) for each in series]
-    name = f"Value #{target.ref_id}" if target.panel == "Workers" else "Value"
-    return [
-        {"refId": target.ref_id, "fields": [*fields, {"name": name, "type": "number", "values": numbers}]}
-    ]
-
-
-def _series_frame(target: Target, labels: dict[str, str], values: list[list[Any]]) -> dict[str, Any]:
-    legend = target.query.get("legendFormat", "__auto")
-    name = re.sub(r"\{\{(\w+)\}\}", lambda found: labels.get(found[1], ""), legend)
-    if legend == "__auto":
-        name = ", ".join(labels.values())
-    numbers = [None if each[1] in ("NaN", "+Inf", "-Inf") else float(each[1]) for each in values]
-    return {
-        "refId": target.ref_id,
-        "fields": [
-            {"name": "Time", "type": "time", "values": [each[0] * 1000 for each in values]},
-            {"name": name, "type": "number", "values": numbers, "labels": labels},
-        ],
+        name: picture(client, prometheus, name, view, of_clickhouse=month, of_prometheus=live)
+        for name, view in shown.items()
     }
 
 

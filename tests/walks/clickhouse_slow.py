@@ -31,7 +31,14 @@ def walk(scene: Scene, hold: str) -> Transcript:
         " message's `runbook_url` leads to [MsgmeterClickHouseSlow](../runbooks.md#msgmeterclickhouseslow), and"
         " `dashboard_url` to the dashboard Pipeline."
     )
-    told.picture("pipeline")
+    told.picture(
+        scene,
+        message,
+        "Latency",
+        "Epochs and inserts",
+        seen="Since one moment, inserts into every table take seconds, and so does the way of each message from"
+        " received to stored. None fails: Inserts by result has no other line than before, and both servers are up.",
+    )
 
     told.heading("What else fires?")
     told.type(shell, "ask 'ALERTS{alertstate=\"firing\"}'", shows="MsgmeterClickHouseSlow")

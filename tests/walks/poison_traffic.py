@@ -38,7 +38,14 @@ def walk(scene: Scene, hold: str) -> Transcript:
         " of it is `not_json`. `runbook_url` leads to [MsgmeterRefusalsHigh](../runbooks.md#msgmeterrefusalshigh),"
         " `dashboard_url` to the dashboard Fleet and revenue."
     )
-    told.picture("fleet")
+    told.picture(
+        scene,
+        message,
+        "Used",
+        "Not charged",
+        seen="Usage goes on, but refusals have risen in one step, of one reason: `not_json`. The scheduler and"
+        " ClickHouse are well. Who sends it is not in the metrics, so it is asked below.",
+    )
 
     told.heading("What else fires?")
     told.type(shell, "ask 'ALERTS{alertstate=\"firing\"}'", shows="MsgmeterRefusalsHigh")

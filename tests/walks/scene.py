@@ -9,10 +9,13 @@ not.
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import clickhouse_connect
 
 from pipeline.embedded.broker import EmbeddedBroker
 from pipeline.embedded.clickhouse import EmbeddedClickHouse
@@ -25,12 +28,21 @@ from tests.e2e.system import System
 from tests.e2e.watching import Shell, watched
 from tests.e2e.worker_process import WorkerProcess
 from tests.faults.proxy import FaultProxy
+from tests.grafana.answers import picture
+from tests.grafana.dashboards import View
+from tests.grafana.prometheus_server import PrometheusQuestions
 from tests.monitoring import Alertmanager, Pager, Prometheus
 
 FASTER = 10
 RECORDS_PER_SECOND = 150
 _SEED = 1
 _PACE_SECONDS = 0.02
+_SHOWN_SECONDS = 180
+_SHOWN_STEP_SECONDS = 2
+_RATES_OVER_SECONDS = 20
+"""What pictures show. Rates are as of a scrape each five seconds: some epochs are then in each."""
+_CALM_SAMPLES = 60
+"""Of each worker before something is broken, so that a picture shows what is usual: 90 s."""
 
 
 @dataclass
@@ -45,11 +57,30 @@ class Scene:
     prometheus: Prometheus
     pager: Pager
     gateway: "Gateways"
+    pictures: dict[str, Any] | None
+    """Collects by name what pictures of dashboards show; None where none are wanted."""
 
     def shell(self, port: int) -> Shell:
         """The shell on the machine of the worker at that port."""
         settings = self.system.settings
         return Shell(self.system.directory, settings, self.prometheus, port, self.workers[port].name)
+
+    def picture(self, dashboard: str, rows: Sequence[str]) -> dict[str, Any]:
+        """What those rows of a dashboard show at this moment, of the last minutes."""
+        now = int(time.time())
+        shown = View(
+            now - _SHOWN_SECONDS,
+            now,
+            _SHOWN_STEP_SECONDS,
+            (("granularity", "day"),),
+            scrape_seconds=_RATES_OVER_SECONDS // 4,
+        )
+        # What ClickHouse has begins with a quarter of an hour, which may have begun before.
+        hour = replace(shown, starts_at=now - 3600)
+        client = clickhouse_connect.get_client(dsn=f"{self.clickhouse.url}/msgmeter")
+        return picture(
+            client, PrometheusQuestions(self.prometheus.url), dashboard, shown, of_clickhouse=hour, rows=rows
+        )
 
     def hold(self, name: str) -> None:
         """Waits for a person who looks at the walk of that name; goes on at once where there is none."""
@@ -95,7 +126,7 @@ class Gateways:
 
 
 @contextmanager
-def scene(directory: Path) -> Iterator[Scene]:
+def scene(directory: Path, pictures: dict[str, Any] | None) -> Iterator[Scene]:
     """A deployment that is well: everything is caught up and nothing but the watchdog fires."""
     with (
         EmbeddedBroker(directory / "broker") as broker,
@@ -132,7 +163,10 @@ def scene(directory: Path) -> Iterator[Scene]:
                 prometheus.await_samples("msgmeter:group_lag_seconds:max < 30")
                 prometheus.await_samples("msgmeter:insert_seconds:p90_10m < 1")
                 pager.await_message("MsgmeterWatchdog")
-                yield Scene(system, workers, proxy, clickhouse, prometheus, pager, gateway)
+                if pictures is not None:
+                    calm = f"min(count_over_time(up[1h])) >= {_CALM_SAMPLES}"
+                    prometheus.await_samples(calm, deadline_seconds=300)
+                yield Scene(system, workers, proxy, clickhouse, prometheus, pager, gateway, pictures)
         finally:
             gateway.end()
             system.close()

@@ -30,7 +30,14 @@ def walk(scene: Scene, hold: str) -> Transcript:
         f"`warning`: the worker at `{instance}` does not answer. `runbook_url` leads to"
         " [MsgmeterTargetDown](../runbooks.md#msgmetertargetdown), `dashboard_url` to the dashboard On call."
     )
-    told.picture("on-call")
+    told.picture(
+        scene,
+        message,
+        "What is burning",
+        "Which part is it",
+        seen="One alert; ClickHouse and Kafka are well, and no partition is without a worker; of the two"
+        " workers one answers nothing: its row has only records/s, as that looks a minute back.",
+    )
 
     told.heading("What else fires, and do customers feel it?")
     shell = scene.shell(port)

@@ -13,6 +13,8 @@ from typing import Any
 
 from tests import runbooks
 from tests.e2e.watching import Shell
+from tests.grafana.dashboards import DASHBOARDS
+from tests.walks.scene import Scene
 
 _OTHERS = re.compile(rf"^(?!.*{re.escape(sys.executable)}).* -m pipeline worker\n", re.MULTILINE)
 """Workers that other work on this machine has started."""
@@ -20,7 +22,7 @@ _MOST_LINES = 60
 _INTRODUCTION = (
     "From the page alone to the cause, by the [runbooks](../runbooks.md). `make walks` breaks it, walks and writes this"
     " down, with real Kafka, ClickHouse, Prometheus and Alertmanager. The time of alerts runs ten times faster there"
-    " (two minutes are twelve seconds), and nothing else does."
+    " (two minutes are twelve seconds), and nothing else does. Pictures show its last three minutes."
 )
 
 
@@ -68,11 +70,15 @@ class Transcript:
         """Something that was done in another way here than in the runbook, such as starting a process."""
         self._show(line, output)
 
-    def picture(self, dashboard: str) -> None:
-        """The dashboard as it was, where somebody has put a picture of it."""
-        file = Path("screens") / f"{self._name}-{dashboard}.png"
-        if (runbooks.ROOT / "docs" / "walks" / file).exists():
-            self._parts.append(f"![The dashboard {dashboard}]({file})")
+    def picture(self, scene: Scene, message: dict[str, Any], *rows: str, seen: str) -> None:
+        """Rows of the dashboard that the message leads to, and what is seen there, where pictures are wanted."""
+        if scene.pictures is None:
+            return
+        uid = message["commonAnnotations"]["dashboard_url"].rpartition("/d/")[2]
+        name = f"{self._name}-{uid.removeprefix('msgmeter-')}"
+        (file,) = (file for file, each in DASHBOARDS.items() if each["uid"] == uid)
+        scene.pictures[name] = scene.picture(file, rows)
+        self._parts += [f"![{DASHBOARDS[file]['title']}: {', '.join(rows)}](screens/{name}.png)", seen]
 
     def write(self) -> Path:
         """Writes the walk down."""
