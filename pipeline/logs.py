@@ -6,11 +6,15 @@ of its own in JSON, where process and worker are named too. Whoever logs gives n
 
 Invariants
 - One event is one line, but for a traceback on the console: what strangers wrote cannot begin a line.
+- Logging raises nothing into whoever logs: an event that cannot be written as it is, is told as that.
 - Of one message no more than 10 are shown in a minute, warnings and libraries' messages alike; how many were left out
-  is told afterwards. Never left out are the last words of a process, and what our own modules tell at `info`.
+  is told with the first event after it, or at the end of the process. Of our own, those about different partitions are
+  different messages. Never left out are the last words of a process, and what our own modules tell at `info` or at
+  `error`.
 - Libraries are heard from `warning` on, whatever the level: at `debug` they would show what records hold.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -42,8 +46,8 @@ _SERVICE = re.compile(r"^\[\^[^\]]*\]: ")
 _ROUTINE = re.compile(_SERVICE.pattern + r"(?:Starting|Stopping|Restarting|Waiting).*\.\.\.$", re.DOTALL)
 _SHOWN_CHARACTERS = 200
 
-_Key = tuple[str, int, str]
-"""Logger, level and text before its values are put in."""
+_Key = tuple[str, int, str, tuple[int, ...]]
+"""Logger, level, text before its values are put in, and which of these are told apart: partitions' numbers."""
 
 
 @dataclass(slots=True)
@@ -74,10 +78,15 @@ class MessageLimit:
         window.left_out += 1
         return False
 
-    def ended(self) -> list[tuple[_Key, int, str]]:
-        """Messages of which some were left out in a minute that is over: how many, and the text of the first."""
+    def ended(self, *, is_last: bool = False) -> list[tuple[_Key, int, str]]:
+        """Messages of which some were left out in a minute that is over: how many, and the text of the first.
+
+        The last time that it is asked, every minute is over.
+        """
         now = self._clock()
-        over = [key for key, each in self._windows.items() if now - each.began_at >= _MINUTE_SECONDS]
+        over = [
+            key for key, each in self._windows.items() if is_last or now - each.began_at >= _MINUTE_SECONDS
+        ]
         windows = [(key, self._windows.pop(key)) for key in over]
         return [(key, each.left_out, each.text) for key, each in windows if each.left_out]
 
@@ -101,19 +110,58 @@ class LogHandler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write an event, after the number of those that were left out before; the handler's lock is held."""
-        for (name, level, _), count, text in self._limit.ended():
+        try:
+            self._tell_left_out()
+            if not _is_limited(record) or self._limit.admits(
+                _key(record), record.getMessage()[:_SHOWN_CHARACTERS]
+            ):
+                super().emit(record)
+        except Exception:  # noqa: BLE001 - strangers' values may raise anything when they are made to text
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
+        """Tell of an event that could not be written: where it came from and its text without values, in one line."""
+        text = _text(record.msg)[:_SHOWN_CHARACTERS]
+        if _is_limited(record) and not self._limit.admits((record.name, record.levelno, text, ()), text):
+            return
+        told = logging.LogRecord(
+            record.name, record.levelno, "", 0, "an event could not be written: %r", (text,), None
+        )
+        # Where that cannot be written either, nobody reads it: the process goes on.
+        with contextlib.suppress(Exception):
+            self.stream.write(self.format(told) + self.terminator)
+            self.flush()
+
+    def close(self) -> None:
+        """Tell what was left out and not told yet: nothing is logged after this."""
+        self._tell_left_out(is_last=True)
+        super().close()
+
+    def _tell_left_out(self, *, is_last: bool = False) -> None:
+        for (name, level, *_), count, text in self._limit.ended(is_last=is_last):
             told = "%d more like this were left out within a minute: %s"
             super().emit(logging.LogRecord(name, level, "", 0, told, (count, text), None))
-        if self._is_limited(record):
-            key, text = (record.name, record.levelno, str(record.msg)), record.getMessage()
-            if not self._limit.admits(key, text[:_SHOWN_CHARACTERS]):
-                return
-        super().emit(record)
 
-    @staticmethod
-    def _is_limited(record: logging.LogRecord) -> bool:
-        is_ours = record.name.startswith(_OURS)
-        return record.levelno < logging.CRITICAL and not (is_ours and record.levelno < logging.WARNING)
+
+def _is_limited(record: logging.LogRecord) -> bool:
+    if record.name.startswith(_OURS):
+        return record.levelno == logging.WARNING
+    return record.levelno < logging.CRITICAL
+
+
+def _key(record: logging.LogRecord) -> _Key:
+    """What makes an event the same as another: of our own, whole numbers count, which name a partition mostly."""
+    given = record.args if record.name.startswith(_OURS) and isinstance(record.args, tuple) else ()
+    numbers = tuple(each for each in given if isinstance(each, int))
+    return record.name, record.levelno, str(record.msg), numbers
+
+
+def _text(value: object) -> str:
+    """A value as text; its type where even that raises."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - whatever a stranger's class raises
+        return f"<{type(value).__name__}>"
 
 
 def set_up_logs(process: str, log_format: str, level: str) -> None:
@@ -139,7 +187,7 @@ def is_json_logged() -> bool:
 
 def _is_routine(record: logging.LogRecord) -> bool:
     """Whether it only says that one of Faust's services starts or stops, of which there are dozens."""
-    return record.levelno <= logging.INFO and bool(_ROUTINE.match(str(record.msg)))
+    return record.levelno <= logging.INFO and bool(_ROUTINE.match(_text(record.msg)))
 
 
 def _formatter(own: dict[str, str], *, is_json: bool) -> logging.Formatter:
@@ -168,12 +216,21 @@ def _json_line(own: dict[str, str]) -> structlog.typing.Processor:
         event.pop("message", None)
         document = {**head, "event": text, **own, **event}
         try:
-            return orjson.dumps(document, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+            return orjson.dumps(document, default=_text, option=orjson.OPT_NON_STR_KEYS).decode()
         except TypeError:
-            # Half a surrogate pair, as in the name of a file that is no UTF-8.
-            return json.dumps(document, default=str)
+            # Half a surrogate pair, as in the name of a file that is no UTF-8; or what JSON has no words for.
+            return json.dumps({name: _in_json(value) for name, value in document.items()})
 
     return line
+
+
+def _in_json(value: object) -> object:
+    """A field as it is, where JSON can hold it, else as text."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return _text(value)
+    return value
 
 
 def _console_line(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:

@@ -1,7 +1,9 @@
 """Logs: one line per event, for people or programs; what repeats itself is counted, and strangers begin no line."""
 
+import io
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
@@ -10,10 +12,10 @@ from click.testing import CliRunner
 
 from pipeline import logs
 from pipeline.cli import main
-from pipeline.logs import MOST_PER_MINUTE, MessageLimit, set_up_logs
+from pipeline.logs import MOST_PER_MINUTE, LogHandler, MessageLimit, set_up_logs
 from pipeline.stream.log_lines import tell_checkpoint, tell_epoch, tell_results
 
-KEY = ("pipeline.x", logging.WARNING, "%s is away")
+KEY = ("pipeline.x", logging.WARNING, "%s is away", ())
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +59,8 @@ def test_of_a_message_so_many_are_shown_in_a_minute_and_the_others_are_counted()
     assert [limit.admits(KEY, f"text {number}") for number in range(13)] == [True] * MOST_PER_MINUTE + [
         False
     ] * 3
-    assert limit.admits((*KEY[:2], "another"), "another")
+    assert limit.admits((*KEY[:2], "another", ()), "another")
+    assert limit.admits((*KEY[:3], (7,)), "of partition 7")
     clock.at = 59.9
     assert limit.ended() == []
     clock.at = 60.0
@@ -96,6 +99,8 @@ def test_what_was_left_out_is_told_before_the_next_event(
     [
         ("pipeline.stream.until_stored", logging.WARNING, MOST_PER_MINUTE),
         ("faust.app", logging.WARNING, MOST_PER_MINUTE),
+        ("aiokafka.client", logging.ERROR, MOST_PER_MINUTE),
+        ("pipeline.stream.gone", logging.ERROR, 25),
         ("msgmeter.commands", logging.INFO, 25),
         ("pipeline.stream.exits", logging.CRITICAL, 25),
     ],
@@ -105,8 +110,32 @@ def test_last_words_and_our_own_work_are_never_left_out(
 ) -> None:
     set_up_logs("worker", "console", "info")
     for number in range(25):
-        logging.getLogger(name).log(level, "number %d", number)
+        logging.getLogger(name).log(level, "waited %s", f"{number} s")
     assert len(told()) == shown
+
+
+def test_of_our_own_each_partition_is_told_of(told: Callable[[], list[str]]) -> None:
+    set_up_logs("worker", "console", "info")
+    for number in range(3 * MOST_PER_MINUTE):
+        for name in ("pipeline.stream.stores", "aiokafka.fetcher"):
+            logging.getLogger(name).warning(
+                "%s: partition %d is rebuilt: %s", "ids", number, f"reason {number}"
+            )
+    lines = told()
+    assert sum("pipeline" in line for line in lines) == 3 * MOST_PER_MINUTE
+    assert sum("aiokafka" in line for line in lines) == MOST_PER_MINUTE
+
+
+def test_what_was_left_out_is_told_at_the_end_at_the_latest(told: Callable[[], list[str]]) -> None:
+    set_up_logs("worker", "json", "info")
+    for _ in range(MOST_PER_MINUTE + 5):
+        logging.getLogger("pipeline.x").warning("again")
+    assert len(told()) == MOST_PER_MINUTE
+    [handler] = [each for each in logging.getLogger().handlers if isinstance(each, LogHandler)]
+    handler.close()
+    assert json.loads(told()[0])["event"] == "5 more like this were left out within a minute: again"
+    handler.close()
+    assert told() == []
 
 
 # Lines.
@@ -199,6 +228,102 @@ def test_half_a_surrogate_pair_is_told_all_the_same(told: Callable[[], list[str]
     set_up_logs("worker", "json", "info")
     logging.getLogger("pipeline.x").info("file \udcff is gone")
     assert json.loads(told()[0])["event"] == "file \udcff is gone"
+
+
+class Unspeakable:
+    """What no text can be made of."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("nobody may read this")
+
+    __repr__ = __str__
+
+
+class Endless:
+    """A text that is never complete."""
+
+    def __str__(self) -> str:
+        return f"{self}"
+
+
+ITSELF: list[object] = []
+ITSELF.append(ITSELF)
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING, logging.CRITICAL])
+@pytest.mark.parametrize(
+    ("message", "given", "shown"),
+    [
+        ("%d of %d", ("secret",), "%d of %d"),
+        ("%d rows", ("secret",), "%d rows"),
+        ("nothing", ("secret",), "nothing"),
+        ("%s rows", (Unspeakable(),), "%s rows"),
+        (Unspeakable(), (), "<Unspeakable>"),
+        ("%s rows", (Endless(),), "%s rows"),
+    ],
+)
+def test_a_faulty_event_raises_nothing_and_is_one_line_without_its_values(
+    told: Callable[[], list[str]], log_format: str, level: int, message: object, given: tuple[object, ...], shown: str
+) -> None:  # fmt: skip
+    # Those of pytest raise.
+    logging.getLogger().handlers.clear()
+    set_up_logs("worker", log_format, "info")
+    # A library of others, and our own: what they log goes different ways.
+    for name in ("aiokafka.client", "pipeline.x"):
+        logging.getLogger(name).log(level, message, *given)
+    lines = told()
+    assert len(lines) == (1 if level == logging.INFO else 2)
+    for line in lines:
+        event = json.loads(line)["event"] if log_format == "json" else line
+        assert event.endswith(f"an event could not be written: '{shown}'")
+        assert "secret" not in line
+        assert "nobody may read" not in line
+
+
+def test_of_faulty_events_too_so_many_are_shown_in_a_minute(told: Callable[[], list[str]]) -> None:
+    logging.getLogger().handlers.clear()
+    set_up_logs("worker", "console", "info")
+    for number in range(25):
+        logging.getLogger("aiokafka.client").error("%d nodes", f"text {number}")
+    assert len(told()) == MOST_PER_MINUTE
+
+
+def test_a_stream_that_is_gone_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_up_logs("worker", "json", "info")
+    with monkeypatch.context() as patched:
+        closed = io.StringIO()
+        closed.close()
+        patched.setattr(sys, "stderr", closed)
+        logging.getLogger("pipeline.x").warning("nobody hears")
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ({("a", 1): 2}, "{('a', 1): 2}"),
+        ({1: {(0, 1): "x"}}, "{1: {(0, 1): 'x'}}"),
+        (ITSELF, "[[...]]"),
+        (Unspeakable(), "<Unspeakable>"),
+        ({(1,): Unspeakable()}, "<dict>"),
+        (2**70, 2**70),
+        (float("nan"), None),
+        (["\udcff", float("nan")], "['\\udcff', nan]"),
+        (b"\xff", "b'\\xff'"),
+    ],
+)
+def test_every_field_is_told_in_one_line_of_valid_json(
+    told: Callable[[], list[str]], value: object, written: object
+) -> None:
+    set_up_logs("worker", "json", "info")
+    logging.getLogger("pipeline.x").info("has it", extra={"field": value, "other": [1, 2]})
+    [line] = told()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    document = json.loads(line, parse_constant=refuse)
+    assert (document["event"], document["field"], document["other"]) == ("has it", written, [1, 2])
 
 
 @pytest.mark.parametrize(
