@@ -1,7 +1,7 @@
 """The runbooks as data: sections, commands with what they may end with, and links.
 
 Takes `docs/runbooks.md`; gives what tests ask of it. A command is a line of an `sh` block, or `ask '...'` in the
-text. The comment behind it, for people, says what else than 0 it may end with ("exit 6") and that it may print
+text. The comment behind it, for people, says what else than 0 it may end with ("exits 6") and that it may print
 nothing ("nothing: ..."). Lines after `$ ` in `console` blocks change something and are not run.
 """
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "runbooks.md"
 TEXT = DOCUMENT.read_text("utf-8")
 
-_EXIT = re.compile(r"exit (\d+)")
+_EXIT = re.compile(r"exits (\d+)")
 
 
 class Command(NamedTuple):

@@ -13,7 +13,7 @@ from pipeline.access import permissions
 from pipeline.clickhouse_clients import connect_clickhouse
 from pipeline.doctor.clickhouse_reading import examine_clickhouse
 from pipeline.doctor.clocks import judge_append_clock
-from pipeline.doctor.findings import Finding, Group, failure, ok, skipped
+from pipeline.doctor.findings import Finding, Group, Status, failure, ok, skipped
 from pipeline.doctor.kafka import (
     hidden_topic,
     judge_access,
@@ -35,6 +35,7 @@ from pipeline.settings import Settings
 from pipeline.topics import MESSAGES_RAW, changelog_names, topics
 
 _REQUEST_SECONDS = 10
+_END_IT = "end it with kill -9 or wake its container, and start it again"
 
 
 def examine() -> Iterator[Group]:
@@ -47,8 +48,11 @@ def examine() -> Iterator[Group]:
     yield Group("machine", examine_machine(settings))
     era_settings, findings = _clickhouse(settings)
     yield Group("clickhouse", findings, _shown_url(settings))
-    yield Group("kafka", _kafka(era_settings or settings), settings.kafka)
-    yield Group("worker", examine_worker(settings.metrics_host, settings.metrics_port))
+    worker = Group("worker", examine_worker(settings.metrics_host, settings.metrics_port))
+    kafka = Group("kafka", _kafka(era_settings or settings), settings.kafka)
+    # The group loses a worker that stands still: causes come first.
+    stands_still = worker.findings[0].status is Status.FAIL
+    yield from (worker, kafka) if stands_still else (kafka, worker)
 
 
 def _clickhouse(settings: Settings) -> tuple[Settings | None, list[Finding]]:
@@ -85,6 +89,8 @@ def _unreachable_clickhouse(settings: Settings, error: MsgmeterError) -> Finding
         return failure("connection", text, remedy)
     if found is Listener.NATIVE or (found is Listener.TLS and parts.scheme == "http"):
         return failure("connection", found.value, "correct the port or the scheme of MSGMETER_CLICKHOUSE")
+    if found is Listener.STILL:
+        return failure("connection", found.value, f"{_END_IT}: workers wait for it and lose nothing")
     return failure(
         "connection", str(error), "see the README, ClickHouse away: workers wait for it and lose nothing"
     )
@@ -146,6 +152,8 @@ def _unreachable_kafka(settings: Settings, error: MsgmeterError) -> Finding:
     if found in (Listener.CLICKHOUSE, Listener.HTTP, Listener.NATIVE):
         text = found.value.partition(", and its")[0]
         return failure("connection", text, "MSGMETER_KAFKA names another server's port: are the two swapped?")
+    if found is Listener.STILL:
+        return failure("connection", found.value, f"{_END_IT}; gateways wait meanwhile")
     if found is Listener.TLS and not settings.kafka_security.endswith("tls"):
         return failure("connection", found.value, "set MSGMETER_KAFKA_SECURITY to tls or sasl_tls")
     return failure(

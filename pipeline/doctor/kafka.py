@@ -174,7 +174,8 @@ def _judge_members(group: FoundGroup) -> Finding:
     subject = "workers"
     if not group.members:
         judged = failure if group.oldest_at else warning
-        return judged(subject, "nobody is in the group: nothing is metered", "start `msgmeter worker`")
+        remedy = "start `msgmeter worker`; one that stands still: end it with kill -9 first"
+        return judged(subject, "nobody is in the group: nothing is metered", remedy)
     owned = frozenset[int]().union(*(member.partitions for member in group.members))
     hosts = ", ".join(sorted({member.host for member in group.members})[:_SHOWN])
     found = f"{len(group.members)} in the group (at {hosts}), state {group.state.lower()}"

@@ -32,6 +32,7 @@ class Listener(enum.Enum):
     NATIVE = "ClickHouse's native port answers there, and its HTTP port is wanted (8123, 8443 with TLS)"
     HTTP = "an HTTP server answers there"
     TLS = "a server that wants TLS answers there"
+    STILL = "it takes connections and does not answer: it stands still"
     SILENT = "something listens there, and answers neither HTTP nor Kafka's protocol"
 
 
@@ -40,6 +41,10 @@ class ApiSpan(NamedTuple):
 
     lowest: int
     highest: int
+
+
+class _SilenceError(OSError):
+    """It took the connection, and not a byte came back."""
 
 
 def who_listens(host: str, port: int) -> Listener:
@@ -53,6 +58,8 @@ def who_listens(host: str, port: int) -> Listener:
             return Listener.CLICKHOUSE if is_clickhouse else Listener.HTTP
         if broker_versions(host, port):
             return Listener.KAFKA
+    except _SilenceError:
+        return Listener.STILL
     except OSError:
         return Listener.NOBODY
     return Listener.TLS if said.startswith(_TLS_ALERT) else Listener.SILENT
@@ -97,8 +104,10 @@ def _heard(host: str, port: int, question: bytes, tls: ssl.SSLContext | None = N
             connection.sendall(question)
             while len(said) < _BYTES and not _is_whole(said) and (piece := connection.recv(_BYTES)):
                 said += piece
-        except OSError:
-            # It hung up, or is silent: what it said until then is what it said.
+        except OSError as error:
+            if isinstance(error, TimeoutError) and not said:
+                raise _SilenceError from error
+            # It hung up, or fell silent: what it said until then is what it said.
             return said
     return said
 

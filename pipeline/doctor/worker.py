@@ -32,7 +32,8 @@ def examine_worker(host: str, port: int) -> list[Finding]:
         reason = getattr(error, "reason", error)
         # Also while connecting: where others have asked before, the kernel's queue is full and takes no more.
         if not isinstance(reason, TimeoutError):
-            return [skipped(_SUBJECT, f"none answers at {address} ({reason})")]
+            text = f"none answers at {address} ({reason}); the group misses one only after MSGMETER_SESSION_SECONDS"
+            return [skipped(_SUBJECT, text)]
         remedy = "end it with kill -9, and start it again: others take over meanwhile, and nothing is lost"
         return [failure(_SUBJECT, f"{address} is taken, and does not answer: it stands still", remedy)]
     return judge_worker(address, text, version("msgmeter"), time.time())

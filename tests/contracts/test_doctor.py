@@ -199,6 +199,20 @@ def test_who_listens_is_told_apart(broker: EmbeddedBroker, clickhouse: EmbeddedC
     assert who_listens(LOOPBACK, free_port()) is Listener.NOBODY
 
 
+def test_a_service_that_takes_connections_and_is_silent_stands_still(
+    deployment: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.doctor.listeners._SECONDS", 0.3)
+    monkeypatch.setattr("pipeline.doctor.examination._REQUEST_SECONDS", 1)
+    with socket.create_server((LOOPBACK, 0)) as silent:
+        found = faults(
+            examined(replace(deployment, clickhouse=f"http://{LOOPBACK}:{silent.getsockname()[1]}/default"))
+        )
+    assert found["clickhouse connection"].startswith(
+        "it takes connections and does not answer: it stands still -> end it"
+    )
+
+
 def test_a_worker_that_stands_still_is_found_and_what_it_leaves_lying(
     deployment: Settings, tmp_path: Path
 ) -> None:
@@ -212,6 +226,8 @@ def test_a_worker_that_stands_still_is_found_and_what_it_leaves_lying(
         worker.pause()
         producer.produce(MESSAGES_RAW, value=b"{", key=b"acme", partition=0)
         producer.flush(10)
+        result = CliRunner().invoke(main, ["doctor"], env=environment_of(deployment))
+        assert result.stdout.index("FAIL  worker here") < result.stdout.index("\nkafka ")
         checks = examined(deployment)
         assert "it stands still -> end it with kill -9" in faults(checks)["worker here"]
         assert "partition 0 (1 records" in checks["lag"]["found"]
