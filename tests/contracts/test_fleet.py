@@ -1,5 +1,6 @@
 """How the whole looks from outside: both sources, one of them away, and what is not shown when nobody knows it."""
 
+import logging
 import time
 import uuid
 from collections.abc import Iterator
@@ -198,11 +199,13 @@ def test_a_fault_that_nobody_foresaw_is_told_once_and_asked_past(caplog: pytest.
         assert answer is not None, "not foreseen"
         return answer
 
+    # Whatever another test made of the levels of logging.
+    caplog.set_level(logging.INFO, "msgmeter.fleet")
     watch = Watch("a source", ask, EVERY_SECONDS)
     for is_up in (None, None, True):
         watch.ask_once()
         assert (watch.is_up, watch.refuses) == (is_up, False), "a fault of ours is none of the source's"
-    assert [entry.levelname for entry in caplog.records] == ["WARNING"]
+    assert [entry.levelname for entry in caplog.records] == ["WARNING", "INFO"]
     assert "not foreseen" in caplog.text
 
 
