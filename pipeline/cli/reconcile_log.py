@@ -14,7 +14,7 @@ from clickhouse_connect.driver.client import Client
 
 from pipeline.clickhouse.comparing import STORED_PARTS, Days, stored_rows, stored_tenants
 from pipeline.core import reconciliation as parts
-from pipeline.core.log_comparison import LogComparison, StoredRow, document_row
+from pipeline.core.log_comparison import COMPARED, LogComparison, StoredRow, document_row
 from pipeline.core.partitions import partition_of
 from pipeline.core.reconciliation import Part, Scope, Tally
 from pipeline.core.refusals import Refusal
@@ -73,6 +73,13 @@ class LogReport:
     """Of the log: retention has taken their beginning, so they were not compared."""
     gone_topics: list[str] = field(default_factory=list)
     foreign_count: int = 0
+
+    @property
+    def left_out(self) -> frozenset[Part]:
+        """The parts of which some rows could not be compared: no difference there proves nothing of them."""
+        if self.gone_partitions:
+            return frozenset(COMPARED)
+        return frozenset(_PUBLISHED[topic] for topic in self.gone_topics)
 
 
 def compare_log(

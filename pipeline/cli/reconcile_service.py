@@ -4,8 +4,9 @@ Takes a function that compares; tells each run in one line of the log, writes th
 and serves what came of the runs. A run that fails is counted and told, and the next one tries again: only a stop ends
 the service, and then in order. Compares nothing itself.
 
-What was found last stays: a run that fails, or takes an hour, proves nothing of what the one before it has found. How
-old it is says `msgmeter_reconcile_last_run_timestamp_seconds`, which a failed run leaves alone.
+What was found last stays: a run that fails, or takes an hour, proves nothing of what the one before it has found; and
+one that could not compare all of a subject lowers no figure of it, until one compares all or the service is started
+again. How old it is says `msgmeter_reconcile_last_run_timestamp_seconds`, which a failed run leaves alone.
 """
 
 import logging
@@ -32,6 +33,8 @@ class Runs:
         self._compare = compare
         self._show = show
         self._agreed: Mapping[str, float] = {}
+        self._drift: dict[str, int] = {}
+        """Rows that differ, by subject: at the last run that compared all of it, or what a later one found beyond."""
         self.values: Values = {}
         """The figures of `pipeline.metrics.reconcile.RUN`; none before a run has come to its end."""
 
@@ -62,10 +65,15 @@ class Runs:
         now = time.time()
         if result == "agrees":
             self._agreed = {"reconcile_last_agreement_timestamp_seconds": now}
+        left_out = frozenset() if report.log is None else report.log.left_out
+        for tally in report.tallies:
+            name = tally.part.name
+            least = self._drift.get(name, 0) if tally.part in left_out else 0
+            self._drift[name] = max(tally.differing, least)
         compared = {} if report.log is None else {"reconcile_records_compared": report.log.record_count}
         # As a whole, because a scrape may come at any moment.
         self.values = {
-            "reconcile_drift_rows": {tally.part.name: tally.differing for tally in report.tallies},
+            "reconcile_drift_rows": dict(self._drift),
             "reconcile_last_run_timestamp_seconds": now,
             "reconcile_seconds": seconds,
             **self._agreed,

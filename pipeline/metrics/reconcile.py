@@ -16,8 +16,8 @@ RUN = Figures(
     REGISTRY,
     {
         "reconcile_drift_rows": Figure(
-            "Rows that are stored otherwise than the log says, at the last run that did not fail, by what they are"
-            " about.",
+            "Rows that are stored otherwise than the log says, at the last run that could compare all there are, by"
+            " what they are about.",
             "subject",
         ),
         "reconcile_last_run_timestamp_seconds": Figure(

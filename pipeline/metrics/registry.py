@@ -13,6 +13,7 @@ No label holds a tenant: tenants are unbounded, and what concerns one of them is
 watching; billing truth is the stored facts, so a replay after a crash may count a record twice.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import NamedTuple
@@ -34,6 +35,8 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 Family = GaugeMetricFamily | CounterMetricFamily
 Values = Mapping[str, float | Mapping[str, float]]
 """By the names of `Figures`, without prefix; by label value where the figure has a label."""
+
+_log = logging.getLogger("msgmeter.metrics")
 
 
 def new_registry(process: str) -> CollectorRegistry:
@@ -76,18 +79,22 @@ class Figure(NamedTuple):
 class Figures(Collector):
     """Figures read at each scrape, because counting them would cost something all the time, or because they age.
 
-    What is not known is not shown: nought would look like an answer.
+    What is not known is not shown: nought would look like an answer. A source that raises takes nothing but its own
+    figures with it, and is logged once until it gives them again.
     """
 
     def __init__(self, registry: CollectorRegistry, figures: Mapping[str, Figure]) -> None:
         """`figures` by name without `msgmeter_`, and without the `_total` of counters."""
         self.figures = figures
-        self._read: Callable[[], Values] = dict
+        self._sources: tuple[Callable[[], Values], ...] = ()
+        self._failing: set[int] = set()
+        """Positions of the sources that raised the last time."""
         registry.register(self)
 
-    def read_from(self, read: Callable[[], Values]) -> None:
-        """Asks `read` from now on, in the server's thread; it gives those of the figures that are known."""
-        self._read = read
+    def read_from(self, *sources: Callable[[], Values]) -> None:
+        """Asks these from now on, in the server's thread; each gives those of its figures that are known."""
+        self._sources = sources
+        self._failing = set()
 
     def describe(self) -> Iterator[Family]:
         """All of them, without values."""
@@ -95,14 +102,27 @@ class Figures(Collector):
 
     def collect(self) -> Iterator[Family]:
         """Those that are known."""
-        for name, value in self._read().items():
-            family = self._family(name)
-            if isinstance(value, Mapping):
-                for label, each in value.items():
-                    family.add_metric([label], each)
-            else:
-                family.add_metric([], value)
-            yield family
+        for number, read in enumerate(self._sources):
+            try:
+                known = read()
+            except Exception:  # noqa: BLE001 - whatever it is, it must not hide what else is known
+                # It would be an error 500 for all that the process tells, also of what is wrong.
+                if number not in self._failing:
+                    _log.exception("some figures cannot be read, and are left out")
+                self._failing.add(number)
+                continue
+            self._failing.discard(number)
+            for name, value in known.items():
+                yield self._valued(name, value)
+
+    def _valued(self, name: str, value: float | Mapping[str, float]) -> Family:
+        family = self._family(name)
+        if isinstance(value, Mapping):
+            for label, each in value.items():
+                family.add_metric([label], each)
+        else:
+            family.add_metric([], value)
+        return family
 
     def _family(self, name: str) -> Family:
         figure = self.figures[name]

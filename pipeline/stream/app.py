@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import faust
+from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 
 from pipeline.clickhouse_clients import connect_migrated
@@ -146,13 +147,10 @@ def make_app(settings: Settings, era: Era = FIRST_ERA) -> MeterApp:
     _watch_assignment(app)
     memory_limit = memory_limit_bytes()
     metrics.STATE.read_from(
-        lambda: {
-            **read_state(app.meter.partitions, app.tables.assignment(), partial(_log_place, app)),
-            **app.meter.figures(),
-            **app.tables.standby_figures(),
-            **disk_bytes(settings.state_directory),
-            "memory_limit_bytes": memory_limit,
-        }
+        lambda: read_state(app.meter.partitions, app.tables.assignment(), partial(_log_place, app)),
+        app.meter.figures,
+        app.tables.standby_figures,
+        lambda: {**disk_bytes(settings.state_directory), "memory_limit_bytes": memory_limit},
     )
     return app
 
@@ -218,6 +216,8 @@ def _log_place(app: MeterApp, partition: int) -> LogPlace:
     if app.consumer:
         with suppress(KeyError):  # Its reading has not begun.
             reads_from = _reads_from(app, partition)
-        fetched = app.consumer.highwater(TP(MESSAGES_RAW, partition))
+        # A rebalance may have taken the partition away meanwhile, which aiokafka asserts.
+        with suppress(AssertionError, ConsumerNotStarted):
+            fetched = app.consumer.highwater(TP(MESSAGES_RAW, partition))
     ends = [end for end in (fetched, app.log_ends.end(partition)) if end is not None]
     return LogPlace(reads_from, max(ends, default=None))

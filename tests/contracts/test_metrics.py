@@ -50,6 +50,24 @@ def test_a_figure_is_read_when_it_is_asked_for_and_not_shown_while_it_is_not_kno
     assert served(url) == ["msgmeter_lag_seconds 2.5"]
 
 
+def test_a_source_that_raises_takes_only_its_own_figures_with_it_and_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry = new_registry("one")
+    figures = Figures(registry, {"lag_seconds": Figure("How far."), "disk_bytes": Figure("How much.")})
+    url = serve_metrics(registry, "127.0.0.1", 0)
+    lags: list[float] = []
+    figures.read_from(lambda: {"lag_seconds": lags[0]}, lambda: {"disk_bytes": 7})
+    for _ in range(2):
+        assert served(url) == ["msgmeter_disk_bytes 7.0"]
+    assert len(caplog.records) == 1
+    lags.append(2.5)
+    assert served(url) == ["msgmeter_lag_seconds 2.5", "msgmeter_disk_bytes 7.0"]
+    lags.clear()
+    assert served(url) == ["msgmeter_disk_bytes 7.0"]
+    assert len(caplog.records) == 2, "it had given its figures again"
+
+
 def test_a_figure_cannot_have_the_name_of_another_metric() -> None:
     registry = new_registry("one")
     Counter("msgmeter_restarts", "How often.", registry=registry)

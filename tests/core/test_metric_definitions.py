@@ -15,7 +15,7 @@ from tests.e2e.metric_table import TABLES
 ROOT = Path(__file__).parents[2]
 PROCESSES = {"worker": worker, "scheduler": scheduler, "reconcile": reconcile, "stack": stack}
 """The modules of `pipeline.metrics` that define a process's metrics."""
-UNITS = ("_seconds", "_bytes", "_total", "_info", "_up")
+UNITS = ("_seconds", "_bytes", "_total", "_info", "_up", "_refuses")
 COUNTED = {
     "accounts_due", "accounts_held", "consumer_lag_offsets", "epoch_rows", "group_lag_offsets", "group_members",
     "identities_held", "identities_pending", "partitions", "partitions_assigned", "partitions_owned",

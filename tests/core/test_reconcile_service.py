@@ -8,9 +8,11 @@ from pipeline.cli.reconcile_log import LogReport
 from pipeline.cli.reconcile_report import Report
 from pipeline.cli.reconcile_service import Runs, result_of, summary
 from pipeline.cli.reconcile_stored import StoredReport
-from pipeline.core.reconciliation import ALERTS, ENTRIES_AND_BALANCES, Tally
+from pipeline.core.reconciliation import ALERTS, ENTRIES_AND_BALANCES, FACTS, Tally
+from pipeline.core.reconciliation import RESULTS as RESULTS_PUBLISHED
 from pipeline.errors import Transient
 from pipeline.metrics.reconcile import REGISTRY, RESULTS
+from pipeline.topics import ACCOUNT_RESULTS
 
 
 def report(differing: int = 0, log: LogReport | None = None) -> Report:
@@ -90,6 +92,27 @@ def test_a_run_that_fails_is_counted_and_takes_nothing_back(
     assert figures["reconcile_drift_rows"] == {"alerts": 0, "balances": 3}
     assert "reconcile_last_agreement_timestamp_seconds" not in figures
     assert caplog.text.count("could not be compared") == 2
+
+
+def facts_report(differing: int, log: LogReport) -> Report:
+    """Of facts and answers, so many facts and as many answers differ."""
+    tallies = Tally(FACTS), Tally(RESULTS_PUBLISHED)
+    for tally in tallies:
+        for number in range(differing):
+            tally.compare((f"tenant-{number}",), None, (0,) * 40, "UTC")
+    return Report(tallies, log, StoredReport(0, 0))
+
+
+def test_a_run_that_could_not_compare_a_subject_lowers_no_figure_of_it() -> None:
+    whole = LogReport(record_count=1_500)
+    topic_gone = LogReport(record_count=1_500, gone_topics=[ACCOUNT_RESULTS])
+    runs = [(3, whole), (0, GONE), (4, GONE), (1, topic_gone), (0, whole)]
+    figures = run_all(*(facts_report(differing, log) for differing, log in runs))[0]
+    drift = [each["reconcile_drift_rows"] for each in figures]
+    assert drift == [
+        {FACTS.name: facts, RESULTS_PUBLISHED.name: results}
+        for facts, results in ((3, 3), (3, 3), (4, 4), (1, 4), (0, 0))
+    ]
 
 
 def test_an_agreement_is_remembered_and_only_differences_are_shown_in_full() -> None:
