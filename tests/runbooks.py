@@ -64,6 +64,11 @@ def changing() -> list[str]:
     ]
 
 
+def composed(text: str = TEXT) -> list[str]:
+    """Every call of `docker`, in blocks and in the text, from `docker` to the end of the line or of the code."""
+    return re.findall(r"\bdocker (?:compose|top|restart|inspect|network)\b[^`\n]*", text)
+
+
 def questions() -> list[str]:
     """Every PromQL expression."""
     found = [re.match(r"ask '(.+?)'", each.text) for each in commands()]

@@ -80,7 +80,7 @@ def walk(scene: Scene, hold: str) -> Transcript:
     worker.wait()
     worker.start()
     worker.await_ready()
-    told.did("docker compose restart worker", "(here: the same process was started again)")
+    told.did("docker restart -t 0 msgmeter-worker-1", "(here: the same process was started again)")
     _, resolved = scene.pager.await_message("MsgmeterTargetDown", "resolved", deadline_seconds=300)
     told.type(
         shell, "ask 'up{job=\"msgmeter-worker\"}'", shows=rf'"{instance}", job="msgmeter-worker"}} => 1'
