@@ -45,31 +45,36 @@ def firing(alertmanager: Alertmanager, *alerts: dict[str, Any]) -> Iterator[None
 
 
 CLICKHOUSE_AWAY = alert("ClickHouseAway", **SCHEDULER)
+CLICKHOUSE_AWAY_OF_WORKER = alert("ClickHouseAway", **WORKER_1)
+KNOWN_OUTAGE = alert("KnownOutage", "info")
+TARGET_DOWN = alert("TargetDown", "warning", **WORKER_1)
 KAFKA_AWAY = alert("KafkaAway", **SCHEDULER)
 OF_SERVERS = [
     alert("FreshnessBurningFast"),
     alert("FreshnessBurningSlow", "warning"),
     alert("LagGrowing", "warning"),
-    alert("EpochNotClosing", **WORKER_1),
-    alert("CheckpointNotClosing", **WORKER_1),
-    alert("ClickHouseSlow", "warning", table="rated_messages"),
     alert("TenantsUnalerted"),
     alert("FleetFiguresStale", "warning", **SCHEDULER),
     alert("ReconcileStale", "warning"),
     alert("ReconcileAbsent", "warning"),
 ]
+OF_EPOCHS = [alert("EpochNotClosing", **WORKER_1), alert("CheckpointNotClosing", **WORKER_1)]
+SLOW = alert("ClickHouseSlow", "warning", table="rated_messages")
 OF_WORKERS = [
-    each for each in OF_SERVERS if each["labels"]["family"] in {"freshness", "lag", "epochs", "tenants"}
+    *(each for each in OF_SERVERS if each["labels"]["family"] in {"freshness", "lag", "tenants"}),
+    *OF_EPOCHS,
 ]
 LEFT_OUT = [
     *((CLICKHOUSE_AWAY, effect) for effect in OF_SERVERS),
-    *((KAFKA_AWAY, effect) for effect in [*OF_SERVERS, alert("PartitionsUnowned")]),
+    *((KAFKA_AWAY, effect) for effect in OF_SERVERS),
+    *((CLICKHOUSE_AWAY_OF_WORKER, effect) for effect in [*OF_EPOCHS, SLOW, alert("FreshnessBurningFast")]),
+    (KNOWN_OUTAGE, alert("LagGrowing", "warning")),
+    (KNOWN_OUTAGE, alert("FreshnessBurningFast")),
     *((alert("WorkerAbsent"), effect) for effect in [*OF_WORKERS, alert("PartitionsUnowned")]),
     (alert("WorkerAbsent"), alert("TargetDown", "warning", **WORKER_1)),
     (alert("SchedulerAbsent"), alert("TargetDown", "warning", **SCHEDULER)),
     (alert("SchedulerAbsent"), alert("FreshnessBurningFast")),
     (alert("ReconcileAbsent", "warning"), alert("ReconcileStale", "warning")),
-    (alert("TargetDown", "warning", **WORKER_1), alert("EpochNotClosing", **WORKER_1)),
     (alert("FreshnessBurningFast"), alert("FreshnessBurningSlow", "warning")),
 ]
 HEARD = [
@@ -81,8 +86,14 @@ HEARD = [
     (alert("WorkerAbsent"), CLICKHOUSE_AWAY),
     (alert("WorkerAbsent"), alert("TargetDown", "warning", **SCHEDULER)),
     (alert("SchedulerAbsent"), alert("EpochNotClosing", **WORKER_1)),
-    (alert("TargetDown", "warning", **WORKER_1), alert("EpochNotClosing", **WORKER_2)),
-    (alert("TargetDown", "warning", **WORKER_1), alert("PartitionsUnowned")),
+    *((source, effect) for source in (CLICKHOUSE_AWAY, KAFKA_AWAY) for effect in OF_EPOCHS),
+    (KAFKA_AWAY, alert("PartitionsUnowned")),
+    (CLICKHOUSE_AWAY_OF_WORKER, alert("EpochNotClosing", **WORKER_2)),
+    (CLICKHOUSE_AWAY_OF_WORKER, alert("CheckpointNotClosing", **WORKER_2)),
+    (KNOWN_OUTAGE, alert("FreshnessBurningSlow", "warning")),
+    (KNOWN_OUTAGE, OF_EPOCHS[0]),
+    (TARGET_DOWN, OF_EPOCHS[0]),
+    (TARGET_DOWN, alert("PartitionsUnowned")),
     (alert("FreshnessBurningFast"), alert("LagGrowing", "warning")),
 ]
 
@@ -104,8 +115,8 @@ def test_what_follows_from_a_known_cause_is_left_out(
 def test_what_does_not_follow_from_it_is_heard(
     alertmanager: Alertmanager, cause: dict[str, Any], effect: dict[str, Any]
 ) -> None:
-    follows = next(each for by, each in LEFT_OUT if by == cause)
-    with firing(alertmanager, cause, effect, follows):
+    known, follows = next((pair for pair in LEFT_OUT if pair[0] == cause), LEFT_OUT[0])
+    with firing(alertmanager, cause, effect, known, follows):
         # By then Alertmanager has taken the cause into account.
         alertmanager.await_inhibited(follows["labels"])
         assert not alertmanager.inhibits(effect["labels"])
