@@ -82,7 +82,7 @@ export function HeatMap({ data, place }) {
   const [inner, high] = [width - AXIS, height - FOOT - 6];
   const line = high / frames.length;
   const x = (at) => AXIS + inner * (at - from) / (to - from);
-  const clock = (at) => new Date(at).toISOString().slice(11, 16);
+  const clock = (at) => new Date(at).toISOString().slice(11, to - from < 600_000 ? 19 : 16);
   return (
     <svg width={width} height={height} style={{ display: 'block', fontSize: 12 }}>
       {frames.map((frame, row) => row % 2 === 1 && (
