@@ -22,7 +22,7 @@ PROGRAMS = {
     "clickhouse/clickhouse-server": {"clickhouse-client", "wget"},
     "prom/prometheus": {"promtool", "wget"},
     "prom/alertmanager": {"amtool", "wget"},
-    "grafana/grafana": {"wget"},
+    "grafana/grafana": {"grafana", "wget"},
 }
 """What we run inside of each image; nothing else is known to be there. Ours has neither `curl` nor `ps`.
 
