@@ -29,13 +29,22 @@ from pipeline.doctor.machine import examine_machine
 from pipeline.doctor.settings import read_settings
 from pipeline.doctor.worker import examine_worker
 from pipeline.eras import EraError, present_era, settings_in
-from pipeline.errors import MsgmeterError
+from pipeline.errors import MsgmeterError, Permanent
 from pipeline.kafka_clients import kafka_tls
 from pipeline.settings import Settings
 from pipeline.topics import MESSAGES_RAW, changelog_names, topics
 
 _REQUEST_SECONDS = 10
 _END_IT = "end it with kill -9 or wake its container, and start it again"
+_ACLS = "`msgmeter acls` lists the users and what each may do"
+_LOGIN = "correct MSGMETER_KAFKA_USER, MSGMETER_KAFKA_PASSWORD and MSGMETER_KAFKA_SASL_MECHANISM"
+_KAFKA_LOGINS = {
+    "plaintext": "the brokers want another MSGMETER_KAFKA_SECURITY, or do not let this machine in",
+    "tls": f"correct MSGMETER_KAFKA_CERTIFICATE and MSGMETER_KAFKA_KEY, or MSGMETER_KAFKA_CA; {_ACLS}",
+    "sasl_tls": f"{_LOGIN}, or MSGMETER_KAFKA_CA; {_ACLS}",
+    "sasl_plaintext": f"{_LOGIN}; {_ACLS}",
+}
+"""What to do where brokers are there and refuse us, by how we come."""
 
 
 def examine() -> Iterator[Group]:
@@ -60,7 +69,7 @@ def _clickhouse(settings: Settings) -> tuple[Settings | None, list[Finding]]:
     try:
         client = connect_clickhouse(settings, request_timeout_seconds=_REQUEST_SECONDS)
     except MsgmeterError as error:
-        return None, [_unreachable_clickhouse(settings, error)]
+        return None, [unreachable_clickhouse(settings, error)]
     found = [ok("connection", "answers, and lets us in")]
     try:
         found += examine_clickhouse(client)
@@ -77,7 +86,8 @@ def _clickhouse(settings: Settings) -> tuple[Settings | None, list[Finding]]:
     return settings_in(settings, era.number), [*found, ok("era", f"{era.number} of the log")]
 
 
-def _unreachable_clickhouse(settings: Settings, error: MsgmeterError) -> Finding:
+def unreachable_clickhouse(settings: Settings, error: MsgmeterError) -> Finding:
+    """What to do about a server that is away, refuses us, or is another than is meant."""
     parts = urlsplit(settings.clickhouse)
     try:
         host, port = parts.hostname, parts.port or (8443 if parts.scheme == "https" else 8123)
@@ -91,6 +101,12 @@ def _unreachable_clickhouse(settings: Settings, error: MsgmeterError) -> Finding
         return failure("connection", found.value, "correct the port or the scheme of MSGMETER_CLICKHOUSE")
     if found is Listener.STILL:
         return failure("connection", found.value, f"{_END_IT}: workers wait for it and lose nothing")
+    if isinstance(error, Permanent):
+        login = "the user in MSGMETER_CLICKHOUSE and MSGMETER_CLICKHOUSE_PASSWORD"
+        if settings.clickhouse.startswith("https:"):
+            login += ", or MSGMETER_CLICKHOUSE_CERTIFICATE and MSGMETER_CLICKHOUSE_KEY,"
+        remedy = f"correct {login} as the error says; the user needs its rights in this database"
+        return failure("connection", str(error), remedy)
     return failure(
         "connection", str(error), "see the README, ClickHouse away: workers wait for it and lose nothing"
     )
@@ -100,7 +116,7 @@ def _kafka(settings: Settings) -> list[Finding]:
     try:
         questions = KafkaQuestions(settings)
     except MsgmeterError as error:
-        return [_unreachable_kafka(settings, error)]
+        return [unreachable_kafka(settings, error)]
     found = [ok("connection", "answers, and lets us in"), *_brokers(settings, questions)]
     try:
         found += _topics_and_group(settings, questions)
@@ -146,7 +162,8 @@ def _topics_and_group(settings: Settings, questions: KafkaQuestions) -> Iterator
         yield from judge_access(permissions(settings), operations)
 
 
-def _unreachable_kafka(settings: Settings, error: MsgmeterError) -> Finding:
+def unreachable_kafka(settings: Settings, error: MsgmeterError) -> Finding:
+    """What to do about brokers that are away, refuse us, or are another server."""
     host, _, port = settings.kafka.split(",")[0].rpartition(":")
     found = who_listens(host.strip("[]"), int(port)) if port.isdigit() else Listener.NOBODY
     if found in (Listener.CLICKHOUSE, Listener.HTTP, Listener.NATIVE):
@@ -156,6 +173,8 @@ def _unreachable_kafka(settings: Settings, error: MsgmeterError) -> Finding:
         return failure("connection", found.value, f"{_END_IT}; gateways wait meanwhile")
     if found is Listener.TLS and not settings.kafka_security.endswith("tls"):
         return failure("connection", found.value, "set MSGMETER_KAFKA_SECURITY to tls or sasl_tls")
+    if isinstance(error, Permanent):
+        return failure("connection", str(error), _KAFKA_LOGINS[settings.kafka_security])
     return failure(
         "connection", str(error), "start the brokers, or correct what it names; gateways wait meanwhile"
     )

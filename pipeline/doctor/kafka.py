@@ -201,15 +201,27 @@ def _judge_offsets(group: FoundGroup) -> list[Finding]:
                 "restore the log; see the README, Offsets and state topics belong together",
             )
         )
-    gone = sorted(
-        number for number, place in group.committed.items() if (place or 0) < group.bounds[number][0]
-    )
+    begun = {number: place for number, place in group.committed.items() if place is not None}
+    gone = sorted(number for number, place in begun.items() if place < group.bounds[number][0])
     if gone:
         findings.append(
             warning(
                 "offsets",
-                f"retention has deleted records of {_listed('partition', gone)} that were never read",
-                "see msgmeter_messages_gone_unread_total; gateways must send them again",
+                f"the log of {_listed('partition', gone)} begins behind what was committed: what was deleted there"
+                " was never read, be it messages or only the marks of transactions",
+                "compare with what gateways have sent, which must send again what is missing",
+            )
+        )
+    unbegun = sorted(
+        number for number in group.committed.keys() - begun.keys() if group.bounds[number][0] > 0
+    )
+    if unbegun:
+        findings.append(
+            warning(
+                "offsets",
+                f"nothing was committed of {_listed('partition', unbegun)}, and its first records were deleted:"
+                " whether they were ever read is not known",
+                "nothing where another group metered them, or this one before its offsets were forgotten",
             )
         )
     return findings

@@ -226,6 +226,17 @@ def test_a_doctor_skips_what_its_login_may_not_see_and_says_which_role_that_is(
     assert role in access["found"]
 
 
+def test_a_doctor_says_what_to_do_where_its_login_is_refused(kafka: SecuredKafka) -> None:
+    settings = kafka.settings(
+        "worker", kafka_password="hunter2 is wrong", clickhouse="http://127.0.0.1:9/away"
+    )
+    result = run(settings, "doctor", "--output", "json")
+    assert_no_secret(result.output, settings)
+    [found] = [check for check in orjson.loads(result.stdout)["checks"] if check["group"] == "kafka"]
+    assert "refuses the login of worker" in found["found"]
+    assert "correct MSGMETER_KAFKA_USER, MSGMETER_KAFKA_PASSWORD" in found["remedy"]
+
+
 def test_a_group_that_one_may_not_ask_about_is_named_with_the_user(kafka: SecuredKafka) -> None:
     create_topics(kafka.settings("migrate"))
     watch = GroupWatch(kafka.settings("scheduler", application="somebody-elses"))

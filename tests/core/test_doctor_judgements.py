@@ -14,12 +14,15 @@ from pipeline.doctor import clickhouse as server
 from pipeline.doctor import kafka as brokers
 from pipeline.doctor.clickhouse import Disk, ServerSetting
 from pipeline.doctor.clocks import judge_append_clock, judge_clock
+from pipeline.doctor.examination import unreachable_clickhouse, unreachable_kafka
 from pipeline.doctor.findings import Finding, Group, Status, failure, ok, skipped, warning, worst
 from pipeline.doctor.kafka import FoundGroup, FoundTopic, Member
 from pipeline.doctor.listeners import ApiSpan, release_of
 from pipeline.doctor.machine import FoundDirectory, judge_directory, judge_memory
 from pipeline.doctor.settings import read_settings
 from pipeline.doctor.worker import judge_worker
+from pipeline.embedded.owned import free_port
+from pipeline.errors import MsgmeterError, Permanent, Transient
 from pipeline.settings import Settings
 from pipeline.topics import MESSAGES_RAW, topics
 
@@ -200,6 +203,10 @@ def test_fewer_brokers_than_replicas_are_too_few() -> None:
     says(brokers.judge_brokers(3, 3), OK)
 
 
+def test_a_partition_whose_log_begins_at_what_was_committed_has_lost_nothing() -> None:
+    assert "offsets" not in statuses_of(replace(GROUP, bounds={0: (100, 100), 1: (0, 5)}))
+
+
 GROUP = FoundGroup(
     "STABLE",
     [Member("10.0.0.1", frozenset({0})), Member("10.0.0.2", frozenset({1}))],
@@ -251,7 +258,13 @@ def test_what_lies_uncommitted_for_long_is_told_with_its_partition_and_worker(
             lambda group: replace(group, bounds={0: (200, 300), 1: (0, 0)}),
             "offsets",
             WARN,
-            "never read",
+            "partition 0 begins behind what was committed: what was deleted there was never read, be it messages or",
+        ),
+        (
+            lambda group: replace(group, bounds={0: (0, 100), 1: (7, 7)}),
+            "offsets",
+            WARN,
+            "nothing was committed of partition 1, and its first records were deleted: whether",
         ),
     ],
 )
@@ -289,6 +302,53 @@ def test_a_login_that_may_do_nothing_is_told() -> None:
         permissions(Settings()), {("topic", MESSAGES_RAW): frozenset({"Describe"})}
     )
     says(finding, FAIL, "msgmeter acls")
+
+
+REFUSED, AWAY = Permanent("refuses the login"), Transient("nobody answers", retry_after_seconds=1.0)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "error", "words"),
+    [
+        ("http", AWAY, ["nobody answers", "workers wait for it"]),
+        (
+            "http",
+            REFUSED,
+            ["refuses the login", "user", "MSGMETER_CLICKHOUSE_PASSWORD", "rights in this database"],
+        ),
+        ("https", REFUSED, ["MSGMETER_CLICKHOUSE_CERTIFICATE and MSGMETER_CLICKHOUSE_KEY"]),
+    ],
+)
+def test_a_clickhouse_that_refuses_us_is_not_one_that_is_away(
+    scheme: str, error: MsgmeterError, words: list[str]
+) -> None:
+    settings = Settings(clickhouse=f"{scheme}://127.0.0.1:{free_port()}/default")
+    found = unreachable_clickhouse(settings, error)
+    says(found, FAIL, *words)
+    assert ("workers wait" in found.remedy) is (error is AWAY)
+
+
+@pytest.mark.parametrize(
+    ("security", "error", "words"),
+    [
+        ("plaintext", AWAY, ["nobody answers", "start the brokers"]),
+        ("plaintext", REFUSED, ["MSGMETER_KAFKA_SECURITY"]),
+        ("tls", REFUSED, ["MSGMETER_KAFKA_CERTIFICATE and MSGMETER_KAFKA_KEY", "MSGMETER_KAFKA_CA", "acls"]),
+        (
+            "sasl_tls",
+            REFUSED,
+            ["MSGMETER_KAFKA_USER", "MSGMETER_KAFKA_PASSWORD", "MSGMETER_KAFKA_CA", "acls"],
+        ),
+    ],
+)
+def test_brokers_that_refuse_us_need_not_be_started(
+    security: str, error: MsgmeterError, words: list[str]
+) -> None:
+    login = {"kafka_user": "worker", "kafka_password": "secret"} if security.startswith("sasl") else {}
+    settings = Settings(kafka=f"127.0.0.1:{free_port()}", kafka_security=security, **login)
+    found = unreachable_kafka(settings, error)
+    says(found, FAIL, *words)
+    assert ("start the brokers" in found.remedy) is (error is AWAY)
 
 
 # ClickHouse.
