@@ -67,11 +67,15 @@ class Figures:
     lag_offsets: int = 0
     lag_seconds: float = 0.0
     partitions: int = 0
+    """Whose tables are recovered."""
+    partitions_assigned: int = 0
     accounts: int = 0
     latest_alerts: tuple[RecentAlert, ...] = ()
     top: tuple[TenantUsage, ...] = ()
     faults: tuple[str, ...] = ()
     """Who did not answer; what they say is old."""
+    worker_read_at: float = field(default_factory=time.monotonic)
+    """When the worker last answered, on the monotonic clock in seconds."""
 
 
 class FiguresReader:
@@ -91,6 +95,7 @@ class FiguresReader:
         self._alerts: tuple[RecentAlert, ...] = ()
         self._top: tuple[TenantUsage, ...] = ()
         self._top_read_at = 0.0
+        self._worker_read_at = time.monotonic()
 
     def read(self) -> Figures:
         """Take one snapshot; never raises for a service that is away."""
@@ -120,13 +125,15 @@ class FiguresReader:
                     gauges[sample.name] = sample.value
         self._counters.update(counters)
         self._gauges = gauges
+        self._worker_read_at = time.monotonic()
 
     def _read_clickhouse(self) -> None:
         if self._client is None:
             self._client = self._connect()
         client = self._client
         now_at = int(time.time() * 1000)
-        self._stored = int(run_query(client, "rows_stored", {})[0][0])
+        # Rows that a killed worker stored twice are merged into one: the number shown does not go back for it.
+        self._stored = max(self._stored, int(run_query(client, "rows_stored", {})[0][0]))
         if self._stored_before is None:
             self._stored_before = self._stored
         latest = run_query(client, "latest_alerts", {"since": self._began_at, "limit": _SHOWN})
@@ -160,10 +167,12 @@ class FiguresReader:
             lag_offsets=int(gauge("msgmeter_consumer_lag_offsets", 0)),
             lag_seconds=gauge("msgmeter_consumer_lag_seconds", 0.0),
             partitions=int(gauge("msgmeter_partitions_owned", 0)),
+            partitions_assigned=int(gauge("msgmeter_partitions_assigned", 0)),
             accounts=int(gauge("msgmeter_accounts_held", 0)),
             latest_alerts=self._alerts,
             top=self._top,
             faults=faults,
+            worker_read_at=self._worker_read_at,
         )
 
     def _rates(self, received: float, burned: float, stored: int) -> tuple[float, ...]:

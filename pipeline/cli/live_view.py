@@ -4,6 +4,7 @@ Takes `Figures`, the state of each process and the seconds since the start; give
 Reads nothing and keeps nothing. Fits 80 columns and 24 lines; a wider terminal gets longer curves.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -30,6 +31,8 @@ _STYLES = {
 }
 _LEVELS = (80, 85, 90, 95)
 _WARNING_LAG_SECONDS = 5.0
+_STALE_SECONDS = 5.0
+"""What the worker said longer ago is no rate and no lag of now."""
 _WIDEST = 100
 _INDENT = 31
 """Columns before the fourth column of the counts."""
@@ -68,7 +71,7 @@ def live_view(
     parts: list[RenderableType] = [
         _title(seconds, width),
         Text(),
-        _counts(figures, width),
+        _counts(figures, processes, width),
         Text(),
         _alerts_and_refusals(figures, width),
         Text(),
@@ -104,19 +107,37 @@ def figures_line(figures: Figures, processes: Sequence[ProcessState]) -> str:
         for process in processes
         if process.state in (State.DIED, State.STARTING)
     ]
+    is_known = _lag_is_known(figures, processes)
+    rate = "?" if _is_stale(figures) else f"{figures.received_per_second:.0f}"
     return "  ".join(
         (
             f"{datetime.now().astimezone():%H:%M:%S}",
-            f"messages {figures.received} ({figures.received_per_second:.0f}/s)",
+            f"messages {figures.received} ({rate}/s)",
             f"credits {figures.credits_burned:.0f}",
             f"alerts {sum(figures.alerts.values())}",
             f"rows stored {figures.stored}",
             f"refused {sum(figures.refused.values())}",
-            f"lag {figures.lag_offsets} ({figures.lag_seconds:.1f} s)",
+            f"lag {figures.lag_offsets} ({figures.lag_seconds:.1f} s)" if is_known else "lag ?",
             *troubled,
             *(f"no answer from {name}" for name in figures.faults),
         )
     )
+
+
+def _is_stale(figures: Figures) -> bool:
+    return time.monotonic() - figures.worker_read_at > _STALE_SECONDS
+
+
+def _lag_is_known(figures: Figures, processes: Sequence[ProcessState]) -> bool:
+    """Whether the worker's lag is one of now.
+
+    A worker that is cut off from Kafka goes on saying that nothing is left to meter: nothing metered while the gateway
+    sends is no lag of nought.
+    """
+    if _is_stale(figures) or not figures.partitions or figures.partitions_assigned > figures.partitions:
+        return False
+    is_sent_to = any(each.name == "gateway" and each.state is State.RUNNING for each in processes)
+    return bool(figures.lag_offsets or figures.received_per_second or not is_sent_to)
 
 
 def _title(seconds: float, width: int) -> RenderableType:
@@ -132,7 +153,7 @@ def _title(seconds: float, width: int) -> RenderableType:
     return grid
 
 
-def _counts(figures: Figures, width: int) -> RenderableType:
+def _counts(figures: Figures, processes: Sequence[ProcessState], width: int) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", min_width=14)
     grid.add_column(justify="right", style="bold", min_width=13)
@@ -146,9 +167,9 @@ def _counts(figures: Figures, width: int) -> RenderableType:
         ("rows stored", f"{figures.stored:,}", figures.stored_per_second, Text(earlier, "dim")),
     )
     for name, total, rate, more in rows:
-        grid.add_row(name, total, f"{rate:,.0f}/s", more)
+        grid.add_row(name, total, "?/s" if _is_stale(figures) else f"{rate:,.0f}/s", more)
     slow = "yellow" if figures.lag_seconds >= _WARNING_LAG_SECONDS else ""
-    if figures.partitions:
+    if _lag_is_known(figures, processes):
         grid.add_row("lag", f"{figures.lag_offsets:,}", Text(f"{figures.lag_seconds:.1f} s", slow))
     else:
         grid.add_row("lag", Text("unknown", "dim"))

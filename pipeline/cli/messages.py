@@ -17,6 +17,7 @@ from pipeline.cli.answers import Cell, show_csv, show_json, show_table
 from pipeline.cli.questions import DATE, FIRST_DATE, account_of, check_order, clock_time, days_before, today
 from pipeline.cli.sending_commands import exact_rfc3339
 from pipeline.cli.spreadsheets import Sheet, check_file, export_options, write_workbook
+from pipeline.cli.visible import visible_text
 from pipeline.cli.wording import grant_words
 from pipeline.clickhouse.queries import StoredMessage, messages_of_tenant
 from pipeline.clickhouse_clients import connect_clickhouse
@@ -76,7 +77,12 @@ def messages(
         head = {"tenant": tenant, "zone": account.zone, "from": str(first_date), "to": str(last_date)}
         show_json({**head, "limit": most, "messages": rows})
     else:
-        _show(list(found), account.zone, most, f"{first_date} and {last_date}")
+        nothing = f"no messages between {first_date} and {last_date}"
+        if is_of_any_date and first is None and last is None:
+            nothing = (
+                f"no message {visible_text(kept['message_id'] or '')} of {visible_text(tenant)} is stored"
+            )
+        _show(list(found), account.zone, most, nothing)
 
 
 def _stored(
@@ -93,9 +99,9 @@ def _stored(
         yield from found
 
 
-def _show(found: list[StoredMessage], zone: str, most: int, between: str) -> None:
+def _show(found: list[StoredMessage], zone: str, most: int, nothing: str) -> None:
     if not found:
-        click.echo(f"no messages between {between}")
+        click.echo(nothing)
         return
     click.echo(f"times of {zone}\n")
     columns = ("time", "message", "status", "units x rate", "credits", "grant", "id")

@@ -94,6 +94,10 @@ def show(report: Report, *, as_json: bool, limit: int) -> None:
             click.echo(
                 f"{report.differing - len(differences):,} more rows differ; --limit shows more of each part"
             )
+    if days:
+        # Again, where the eye is after hundreds of lines.
+        for name, hint in setting_hints(report.tallies).items():
+            click.echo(f"\n{name} {hint}")
 
 
 def _show_differing(columns: tuple[str, ...], rows: Sequence[tuple[Cell, ...]]) -> None:

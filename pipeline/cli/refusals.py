@@ -46,7 +46,10 @@ class _Since(click.ParamType):
             return max(0, now() - int(span[1]) * _UNIT_MILLISECONDS[span[2]])
         if str(value).isdecimal():
             self.fail(f"{value} of what? Write {value}s, {value}m, {value}h or {value}d", param, ctx)
-        at: int = INSTANT.convert(value, param, ctx)
+        try:
+            at: int = INSTANT.convert(value, param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{error.message}, nor a span such as 90s, 15m, 1h or 2d", param, ctx)
         return at
 
 

@@ -46,6 +46,8 @@ from pipeline.metrics.serving import metrics_url, serve_metrics
 from pipeline.metrics.stack import REGISTRY, STACK
 from pipeline.settings import SettingsError, load_settings
 
+_ANSWER_SECONDS = 5
+"""A server that stands still must not hold all other figures for longer."""
 _LINE_SECONDS = 5.0
 _SAMPLE_SECONDS = 1.0
 _STOP_SECONDS = 30.0
@@ -122,7 +124,10 @@ def up(
         try:
             _start(stack, console)
             reader = FiguresReader(
-                worker_url, lambda: connect_clickhouse(replace(settings, clickhouse=stack.clickhouse))
+                worker_url,
+                lambda: connect_clickhouse(
+                    replace(settings, clickhouse=stack.clickhouse), request_timeout_seconds=_ANSWER_SECONDS
+                ),
             )
             with suppress(KeyboardInterrupt), _Sampler(reader) as sampler:
                 _watch(stack, sampler, events, for_seconds)

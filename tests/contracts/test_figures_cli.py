@@ -347,6 +347,7 @@ def test_a_message_is_asked_for_by_its_id_whenever_it_was(ask: Ask, store: Store
         assert answer.stdout.count("m1") == 1
         assert "m2" not in answer.stdout
     assert "no messages" in ask("messages", "a", "--id", "m1", "--from", "2026-05-03").stdout
+    assert ask("messages", "a", "--id", "none").stdout == "no message none of a is stored\n"
 
 
 def test_a_row_says_what_made_its_credits(ask: Ask, store: Store) -> None:

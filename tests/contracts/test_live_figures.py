@@ -3,10 +3,12 @@
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -133,9 +135,11 @@ BUSY = Figures(
     lag_offsets=1_234_567,
     lag_seconds=61.5,
     partitions=32,
+    partitions_assigned=32,
     latest_alerts=(RecentAlert("tenant-00001", 95, 950_000_000, 1_000_000_000, 1_760_000_000_000),) * 5,
     top=(TenantUsage("tenant-00001", 1, 1, 1, 12_345_678_000_000),) * 5,
     faults=("the worker's /metrics", "ClickHouse"),
+    worker_read_at=float("inf"),
 )
 PROCESSES = [
     ProcessState("broker", State.RUNNING, "127.0.0.1:9092", 1, None, 0, None),
@@ -178,6 +182,34 @@ def test_one_line_tells_the_same_to_a_log() -> None:
     assert "messages 123456789 (98765/s)" in line
     assert "gateway died" in line
     assert "no answer from ClickHouse" in line
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"worker_read_at": time.monotonic() - 60},
+        {"partitions": 31},
+        {"partitions": 0, "partitions_assigned": 0},
+        {"lag_offsets": 0, "lag_seconds": 0.0, "received_per_second": 0.0},
+    ],
+    ids=["silent worker", "recovering", "no partitions", "nothing metered of what is sent"],
+)
+def test_a_lag_that_nobody_can_tell_is_not_shown_as_a_number(changed: dict[str, Any]) -> None:
+    gateway = ProcessState("gateway", State.RUNNING, "", 3, None, 0, None)
+    assert "lag 1234567 (61.5 s)" in figures_line(BUSY, [gateway])
+    unknown = replace(BUSY, **changed)
+    assert "lag ?" in figures_line(unknown, [gateway])
+    assert "61.5 s" not in "\n".join(shown(live_view(unknown, [gateway], None, 5, "var/", 80), 80))
+
+
+def test_an_old_rate_is_not_shown() -> None:
+    line = figures_line(replace(BUSY, worker_read_at=time.monotonic() - 60), PROCESSES)
+    assert "messages 123456789 (?/s)" in line
+
+
+def test_where_nobody_sends_nothing_is_left_to_meter() -> None:
+    quiet = replace(BUSY, lag_offsets=0, lag_seconds=0.0, received_per_second=0.0)
+    assert "lag 0 (0.0 s)" in figures_line(quiet, PROCESSES)
 
 
 def test_a_start_lists_what_is_yet_to_come() -> None:

@@ -45,6 +45,16 @@ def test_messages_charged_here_and_refused_by_the_workers_point_at_it_too() -> N
     }
 
 
+def test_a_question_about_a_setting_is_the_last_line_of_a_long_report(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = tallies((None, FACT), (REFUSAL, None), Refusal.PLAN_MISSING)
+    show(Report(found, None, StoredReport(moving_count=0, unknown_count=0)), as_json=False, limit=20)
+    shown = capsys.readouterr().out
+    assert shown.count("is MSGMETER_DEFAULT_PLAN the workers'?") == 2
+    assert shown.endswith("is MSGMETER_DEFAULT_PLAN the workers'?\n")
+
+
 def test_commands_refused_here_and_taken_by_the_workers_point_at_their_key() -> None:
     (hint,) = setting_hints(tallies((FACT, FACT), (REFUSAL, None), Refusal.SIGNATURE_WRONG)).values()
     assert hint.startswith("2 commands have a wrong signature here")
