@@ -46,6 +46,7 @@ def firing(alertmanager: Alertmanager, *alerts: dict[str, Any]) -> Iterator[None
 
 CLICKHOUSE_AWAY = alert("ClickHouseAway", **SCHEDULER)
 CLICKHOUSE_AWAY_OF_WORKER = alert("ClickHouseAway", **WORKER_1)
+ACCESS_REFUSED = alert("AccessRefused", "warning", server="Kafka", **SCHEDULER)
 KNOWN_OUTAGE = alert("KnownOutage", "info")
 TARGET_DOWN = alert("TargetDown", "warning", **WORKER_1)
 KAFKA_AWAY = alert("KafkaAway", **SCHEDULER)
@@ -68,6 +69,7 @@ LEFT_OUT = [
     *((CLICKHOUSE_AWAY, effect) for effect in OF_SERVERS),
     *((KAFKA_AWAY, effect) for effect in OF_SERVERS),
     *((CLICKHOUSE_AWAY_OF_WORKER, effect) for effect in [*OF_EPOCHS, SLOW, alert("FreshnessBurningFast")]),
+    (ACCESS_REFUSED, alert("FleetFiguresStale", "warning", **SCHEDULER)),
     (KNOWN_OUTAGE, alert("LagGrowing", "warning")),
     (KNOWN_OUTAGE, alert("FreshnessBurningFast")),
     *((alert("WorkerAbsent"), effect) for effect in [*OF_WORKERS, alert("PartitionsUnowned")]),
@@ -88,6 +90,8 @@ HEARD = [
     (alert("SchedulerAbsent"), alert("EpochNotClosing", **WORKER_1)),
     *((source, effect) for source in (CLICKHOUSE_AWAY, KAFKA_AWAY) for effect in OF_EPOCHS),
     (KAFKA_AWAY, alert("PartitionsUnowned")),
+    (ACCESS_REFUSED, alert("FreshnessBurningFast")),
+    (ACCESS_REFUSED, OF_EPOCHS[0]),
     (CLICKHOUSE_AWAY_OF_WORKER, alert("EpochNotClosing", **WORKER_2)),
     (CLICKHOUSE_AWAY_OF_WORKER, alert("CheckpointNotClosing", **WORKER_2)),
     (KNOWN_OUTAGE, alert("FreshnessBurningSlow", "warning")),

@@ -27,7 +27,7 @@ def walk(scene: Scene, hold: str) -> Transcript:
     told.heading(f"{clock()} A ticket")
     told.message(message)
     told.say(
-        "`warning`: nobody is woken. Inserts take seconds instead of a fraction of one, and nothing else is said. The"
+        "`warning`: nobody is woken. Inserts take seconds instead of a fraction of one. The"
         " message's `runbook_url` leads to [MsgmeterClickHouseSlow](../runbooks.md#msgmeterclickhouseslow), and"
         " `dashboard_url` to the dashboard Pipeline."
     )
