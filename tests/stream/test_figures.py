@@ -1,14 +1,20 @@
 """What a worker says of its lag: never less than it knows, and nothing where it knows nothing."""
 
+import asyncio
 import time
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 
 from pipeline.core.process import PartitionFold
 from pipeline.core.rules import Rules
+from pipeline.stream.app import _log_place
 from pipeline.stream.figures import Assignment, LogPlace, read_state
+from pipeline.stream.log_ends import LogEnds
 from pipeline.stream.partitions import OwnedPartition
+from pipeline.topics import MESSAGES_RAW
 from tests.builders import rules
 
 
@@ -74,3 +80,18 @@ def test_a_worker_without_partitions_says_nothing_of_lag() -> None:
     figures = told(assigned=set(), recovered=set(), partitions={}, places={})
     assert (figures["partitions_assigned"], figures["partitions_owned"]) == (0, 0)
     assert not [name for name in figures if "lag" in name or "watermark" in name]
+
+
+def test_the_end_of_a_partition_that_a_rebalance_has_taken_away_is_not_known() -> None:
+    async def place() -> LogPlace:
+        consumer = AIOKafkaConsumer()
+        try:
+            app: Any = SimpleNamespace(
+                consumer=SimpleNamespace(reads_from={}.__getitem__, highwater=consumer.highwater)
+            )
+            app.log_ends = LogEnds(app, MESSAGES_RAW)
+            return _log_place(app, 0)
+        finally:
+            await consumer.stop()
+
+    assert asyncio.run(place()) == LogPlace(None, None)
