@@ -73,7 +73,7 @@ class IdentityDelta(Struct, array_like=True):
     """The offset behind which it begins, + 1: two workers' deltas of one number hold the same as far as both go.
 
     Which numbers there are depends on where a worker has cut the log. That one is missing says nothing.
-    Until 2026-11 they were counted from 0, which gave lower numbers in the same order.
+    Up to state version 3 they were counted from 0, which gave lower numbers in the same order.
     """
     base: int
     """Sequence number of the first new charged identity; they are numbered in the order they were charged."""
@@ -181,11 +181,14 @@ def take_apart(deltas: Iterable[bytes]) -> tuple[list[IdentityDelta], list[Ident
     needs them, the oldest first, and only those that the worker knows. So one before a hole came late, from a worker
     that had lost the partition; it would bring drafts back that deltas in the hole took back. Behind the last hole
     deltas may overlap, of several workers that cut the log at different places; together they tell everything.
+
+    A hole is seen by offsets, and by identities that are missing: numbers counted from 0 tell no offsets.
     """
     decoded = sorted(map(decode_delta, deltas), key=lambda delta: delta.number)
-    first, told_until = 0, -1
+    first, told_until, end = 0, -1, 0
     for place, delta in enumerate(decoded):
-        if delta.number > told_until + 1:
+        if delta.number > told_until + 1 or delta.base > end:
             first = place
         told_until = max(told_until, delta.applied_offset)
+        end = max(end, delta.base + len(delta.new[0]) // 8)
     return decoded[:first], decoded[first:]

@@ -14,6 +14,7 @@ State versions, of which this program writes the last and reads all:
 
 A change of shape raises `STATE_VERSION`. Where fields were added at the end with defaults, the present decoder reads
 the older values; any other change brings the older struct's decoder and its conversion here, chosen by the version.
+A version that no release has written yet may still change: deltas of 4 had one more field, which is passed over.
 Values written are always of the present version.
 """
 

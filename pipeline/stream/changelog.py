@@ -46,9 +46,8 @@ _REQUEST_SECONDS = 30.0
 _RETRY_SECONDS = 0.2
 _POLL_RECORDS = 5_000  # 15 ms of work between two looks at `stopped`
 _POLL_SECONDS = 0.2
-_EARLY_END_SECONDS = (
-    60.0  # Followers tell a new leader how far they are within replica.lag.time.max.ms, which is 30 s.
-)
+# Followers tell a new leader how far they are within replica.lag.time.max.ms, which is 30 s.
+_EARLY_END_SECONDS = 60.0
 _CONSUMER = {
     "enable.auto.commit": False,
     "enable.partition.eof": True,
@@ -346,10 +345,14 @@ def read_to_end(
 
     Whoever fetches from a new leader is told an end before that one, until its followers have told it how far they
     are; whoever asks for the end is not. Source: Apache Kafka, KIP-207. Raises ChangelogError also where a changelog
-    goes on ending before.
+    goes on ending before, and nothing comes.
     """
     unfinished = set(starts)
     ended_early: dict[TopicAndPartition, float] = {}
+
+    def take_on(where: TopicAndPartition, records: list[Message], _: int) -> None:
+        ended_early.pop(where, None)
+        take(where, records)
 
     def at_end(where: TopicAndPartition, offset: int) -> None:
         if offset >= bounds[where].high:
@@ -366,7 +369,7 @@ def read_to_end(
                 raise ChangelogError(f"partition {where[1]} of {where[0]} has lost its last records")
         return False
 
-    read_changelogs(kafka, starts, lambda where, records, _: take(where, records), at_end, is_over)
+    read_changelogs(kafka, starts, take_on, at_end, is_over)
 
 
 def _is_end(error: KafkaError) -> bool:

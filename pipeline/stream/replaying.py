@@ -23,7 +23,7 @@ from pipeline.stream.changelog import (
     reading_passes,
     trusted_position,
 )
-from pipeline.stream.rocksdb_files import FileLockedError, UnusableFileError
+from pipeline.stream.rocksdb_files import FILE_ERRORS, said
 from pipeline.stream.stores import Position
 from pipeline.stream.tables import ChangelogTable
 
@@ -77,9 +77,9 @@ class Replaying:
     def open(self, *, is_owner: bool = True) -> bool:
         """Open the stores that are not open yet, tell whether one more is, and find where reading begins.
 
-        An owner waits for a file that another process has open. One that is not leaves out such a partition, which it
-        may try again, and one whose changelog has lost what is needed: its owner has to notice that. Raises
-        ChangelogError where a changelog is missing.
+        An owner waits for a file that another process has open. One that is not leaves out such a partition, and one
+        whose file is hindered otherwise, which it may try again, and one whose changelog has lost what is needed: its
+        owner has to notice that. Raises ChangelogError where a changelog is missing.
         """
         count = len(self._replays)
         missing = [where for where in self._tables if where not in self._replays and where not in self._gone]
@@ -87,19 +87,17 @@ class Replaying:
         self._bounds |= bounds
         with ThreadPoolExecutor(_OPENING_THREADS, "open-tables") as pool:
             opened = pool.map(lambda where: self._open(where, bounds[where], is_owner=is_owner), missing)
-        for where, position in zip(missing, opened, strict=True):
-            if position is None:
+        for where, found in zip(missing, opened, strict=True):
+            if found is None:
                 continue
+            position, replay = found
             start = max(position.next_offset, bounds[where].low)
             self.lost[where] = start - position.next_offset
             if self.lost[where] and not is_owner:
                 self._gone.add(where)
                 self._tell_left_out(where, "its first records are gone")
                 continue
-            table = self._tables[where]
-            self._replays[where] = PartitionReplay(
-                table.data, where[1], keys_follow_log=table.keys_follow_log
-            )
+            self._replays[where] = replay
             self._starts[where] = start
             self.behind[where] = max(0, bounds[where].high - start)
         return len(self._replays) > count
@@ -127,15 +125,27 @@ class Replaying:
             {number for _, number in self._tables} - {number for _, number in self._tables.keys() - opened}
         )
 
-    def _open(self, where: TopicAndPartition, bounds: Bounds, *, is_owner: bool) -> Position | None:
+    def _open(
+        self, where: TopicAndPartition, bounds: Bounds, *, is_owner: bool
+    ) -> tuple[Position, PartitionReplay] | None:
         """Where a partition's values end; none where its file is somebody else's, or cannot be used."""
+        table, partition = self._tables[where], where[1]
         try:
-            return trusted_position(self._tables[where].data, where[1], bounds, waits=is_owner)
-        except (FileLockedError, UnusableFileError) as error:
+            position = trusted_position(table.data, partition, bounds, waits=is_owner)
+            return position, PartitionReplay(table.data, partition, keys_follow_log=table.keys_follow_log)
+        except FILE_ERRORS as error:
             if is_owner:
                 raise
-            self._tell_left_out(where, error)
+            self._set_aside(where, error)
             return None
+
+    def _set_aside(self, where: TopicAndPartition, error: Exception) -> None:
+        """Leave out what cannot be read or written here now; it may be opened again."""
+        for known in (self._replays, self._starts, self.behind):
+            known.pop(where, None)
+        # After a failed write RocksDB takes no other one, until the file is opened again.
+        self._tables[where].data.close_partition(where[1])
+        self._tell_left_out(where, said(error))
 
     def read_to_end(self) -> None:
         """Return when the ends of all partitions are reached, as `reading_passes` has it, or when told to stop."""
@@ -161,19 +171,27 @@ class Replaying:
     def follow(
         self, rest: Callable[[], None], consumer: Mapping[str, int], is_over: Callable[[], bool]
     ) -> None:
-        """Read on until `is_over`; `rest` is called after each batch of one partition. May be called again.
+        """Read on until `is_over`; a partition whose file is hindered is left out from then on.
 
-        `consumer` is librdkafka's configuration of fetching, before what a recovery needs.
+        `rest` is called after each batch of one partition. May be called again. `consumer` is librdkafka's
+        configuration of fetching, before what a recovery needs.
         """
 
         def take(where: TopicAndPartition, records: list[Message], end: int) -> None:
-            self._take(where, records)
+            if where not in self._replays:
+                return
+            try:
+                self._take(where, records)
+            except FILE_ERRORS as error:
+                self._set_aside(where, error)
+                return
             self._starts[where] = records[-1].offset() + 1
             self.behind[where] = max(0, end - records[-1].offset() - 1)
             rest()
 
         def at_end(where: TopicAndPartition, _: int) -> None:
-            self.behind[where] = 0
+            if where in self._replays:
+                self.behind[where] = 0
 
         read_changelogs({**self._kafka, **consumer}, dict(self._starts), take, at_end, is_over)
 
@@ -183,9 +201,12 @@ class Replaying:
         self.size_bytes += sum(map(len, records))
 
     def forget_deleted_before(self, instant: int) -> None:
-        """Forget deletions that no value can follow any more; milliseconds since 1970."""
-        for replay in self._replays.values():
-            replay.forget_deleted_before(instant)
+        """Forget deletions that no value can follow any more; milliseconds since 1970. Not for an owner."""
+        for where, replay in list(self._replays.items()):
+            try:
+                replay.forget_deleted_before(instant)
+            except FILE_ERRORS as error:
+                self._set_aside(where, error)
 
     def replayed(self) -> list[Replayed]:
         """All partitions with their replays."""

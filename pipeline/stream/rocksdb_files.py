@@ -37,6 +37,10 @@ class DamagedFileError(UnusableFileError):
     """A file cannot be read, or written, any more: the process ends, and rebuilds it when it is started again."""
 
 
+FILE_ERRORS = (FileLockedError, UnusableFileError, OSError, rocksdb.errors.Error)
+"""What may be raised where a partition's file is hindered from outside, which is no bug."""
+
+
 def said(error: Exception) -> str:
     """What RocksDB, or the system, says, which names files and blocks and no values."""
     text = error.args[0] if error.args and not isinstance(error, OSError) else str(error)

@@ -5,6 +5,9 @@ partitions, in one thread of its own. Never writes to Kafka, never repeats a win
 that this worker owns: `stop` returns when the thread has ended, and nobody opens, closes or reads a followed
 partition before that.
 
+A partition whose file is locked, unreadable or on a failing disk is left out, and tried again later, because the
+process may own others, of which all is well. Only a bug, and a full disk (pipeline/stream/disk.py), end it.
+
 What a standby has to remember besides values (deletions, losers that came last) is kept with the values by the store,
 so an owner goes on where the standby was (pipeline/stream/notes.py).
 """
@@ -104,8 +107,8 @@ class Standbys:
                 else:
                     rest = _Rest(ended, replaying, self._remembered_seconds)
                     _follow_opened(replaying, ended, rest, _GENTLE)
-            except (MsgmeterError, KeptValueError, KafkaException) as error:
-                # Taking over reads what is missing, or says what is wrong.
+            except (MsgmeterError, KeptValueError, KafkaException, OSError) as error:
+                # What hinders all of them. Taking over reads what is missing, or says what is wrong.
                 self._replaying = None
                 _log.warning("partitions are not followed for a while: %s", error)
                 ended.wait(_RETRY_SECONDS)

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from pipeline.core import identity
 from pipeline.core.identity import IdentityIndex, message_key
-from pipeline.core.identity_deltas import Draft, decode_delta, delta_key
+from pipeline.core.identity_deltas import Draft, decode_delta, delta_key, encode_delta
 from pipeline.core.refusals import Refusal
 from tests.builders import AT, DAY, HOUR, MINUTE, NOON, Log, Worker, rules, run
 
@@ -329,7 +330,7 @@ def test_a_delta_that_came_late_brings_no_draft_back() -> None:
     successor.keep(key_of(100), draft_of(1), NOON)
     successor.advance(1)
     keep(successor, table)
-    charge(successor, 2, at=NOON)
+    successor.advance(2)  # The hole charges nothing, so only its offsets are missing.
     assert successor.give_up(NOON + 4 * DAY)
     keep(successor, table, NOON + 4 * DAY)
     charge(successor, 3, at=NOON + 4 * DAY)
@@ -343,6 +344,37 @@ def test_a_delta_that_came_late_brings_no_draft_back() -> None:
         keep(again, table, NOON + 4 * DAY)
         assert not loaded(table).pending, "whoever comes next is not misled either"
     assert not late.keys() & table.keys(), "it is deleted with the next ones"
+
+
+def counted_from_0(value: bytes, number: int) -> bytes:
+    """The delta as programs up to state version 3 numbered it."""
+    return encode_delta(msgspec.structs.replace(decode_delta(value), number=number))
+
+
+@pytest.mark.usefixtures("small_deltas")
+@pytest.mark.parametrize("old_ones", [8, 7, 6])
+def test_a_delta_numbered_as_of_old_that_came_late_is_no_beginning_either(old_ones: int) -> None:
+    """Its number is no offset, so the hole behind it shows in the identities; newer ones are numbered by offset."""
+    table: dict[bytes, bytes] = {}
+    index = make_index()
+    for offset in range(0, 80, 10):
+        charge(index, *range(offset, offset + 10))
+        keep(index, table)
+    values = [
+        counted_from_0(value, number) if number < old_ones else value
+        for number, value in enumerate(table.values())
+    ]
+    again = make_index()
+    again.load([values[1], *values[6:]])
+    assert [offset for offset in range(80) if again.find(key_of(offset)) >= 0] == list(range(60, 80))
+    assert again.applied_offset == 79
+    kept_on = {delta_key(decode_delta(value).number): value for value in (values[1], *values[6:])}
+    for offset in (80, 81):
+        charge(again, offset)
+        again.evict(NOON + WAIT)
+        write(kept_on, again.checkpoint(NOON + WAIT))
+    assert delta_key(decode_delta(values[1]).number) not in kept_on, "it is deleted with the next ones"
+    assert loaded(kept_on).find(key_of(81)) >= 0
 
 
 @pytest.mark.usefixtures("small_deltas")

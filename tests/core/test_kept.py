@@ -61,6 +61,17 @@ def test_values_of_every_version_up_to_the_present_one_are_read(version: int) ->
     assert states(kept_by(version), version) == states(worker.tables, version)
 
 
+def test_a_delta_of_version_4_with_the_field_that_it_had_before_its_release_is_read() -> None:
+    """By the last one: a number, here 8."""
+    value = bytes.fromhex(
+        "000000000000000a" "04" "9d" "09" "08" "03"
+        "94" "c408" "0100000000000000" "c408" "0200000000000000" "c408" "0800090000000000" "c404" "07000000"
+        "92" "c400" "c400" "80" "80" "05" "06" "02" "80" "04" "08"
+    )  # fmt: skip
+    columns = (*(number.to_bytes(8, "little") for number in (1, 2, 9 << 16 | 8)), (7).to_bytes(4, "little"))
+    assert decode_delta(value) == IdentityDelta(9, 8, 3, columns, (b"", b""), {}, {}, 5, 6, 2, {}, 4)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_worker_folds_on_from_an_earlier_version_and_writes_the_present_one(version: int) -> None:
     unbroken, records = worker_of(), history()

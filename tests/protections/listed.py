@@ -159,8 +159,14 @@ PROTECTIONS: tuple[Protection, ...] = (
     Protection(
         fault="a frozen worker wakes with an identity delta in hand when all around it is deleted",
         keeps="what lies before a hole in the log is not taken up, nor counted as needed by those who come later",
-        edits=_without("pipeline/core/identity_deltas.py", "if delta.number > told_until + 1:", "if False:"),
+        edits=_without("pipeline/core/identity_deltas.py", "delta.number > told_until + 1 or ", ""),
         test="tests/core/test_identity.py::test_a_delta_that_came_late_brings_no_draft_back",
+    ),
+    Protection(
+        fault="an identity delta that an earlier program numbered comes late, when those behind it are deleted",
+        keeps="the hole is seen by the identities that are missing, and the worker starts",
+        edits=_without("pipeline/core/identity_deltas.py", " or delta.base > end:", ":"),
+        test="tests/core/test_identity.py::test_a_delta_numbered_as_of_old_that_came_late_is_no_beginning_either",
     ),
     # ClickHouse.
     Protection(

@@ -3,8 +3,10 @@
 The twin stands where librdkafka's consumer does, and answers as a leader does that has just been elected.
 """
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -101,6 +103,20 @@ def test_a_changelog_that_goes_on_ending_too_early_is_not_waited_for_for_ever(
     monkeypatch.setattr(changelog, "_EARLY_END_SECONDS", -1.0)
     with pytest.raises(ChangelogError, match="partition 0 of changelog has lost its last records"):
         read(monkeypatch, Leader([Fetched(0), end(1)]))
+
+
+def test_a_changelog_that_ended_too_early_once_may_be_read_for_as_long_as_something_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = itertools.count(step=25)
+    monkeypatch.setattr(changelog, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    early = [Fetched(0), end(1)]
+    assert read(
+        monkeypatch,
+        Leader(early, [Fetched(1)], [Fetched(2)], [Fetched(3), end(4)], [], [Fetched(4)], [end(5)]),
+    ) == [0, 1, 2, 3, 4]
+    with pytest.raises(ChangelogError, match="has lost its last records"):
+        read(monkeypatch, Leader(early, [Fetched(1), end(2)], [], [], [], [], []))
 
 
 def test_what_others_lean_on_is_read_up_to_an_end_behind_theirs(

@@ -267,6 +267,58 @@ async def test_a_standby_tries_again_to_open_what_another_process_had_open(
         await table.data.stop()
 
 
+class Failing:
+    """A RocksDB file on a disk that takes no write."""
+
+    SAID = "IO error: While appending to file: Input/output error"
+
+    def __init__(self, db: Any) -> None:
+        self.close = db.close
+
+    def write(self, *_: Any, **__: Any) -> None:
+        raise rocksdb.errors.RocksIOError(self.SAID.encode())
+
+
+def without_readable_note(table: Any, partition: int) -> Path:
+    """Put a directory where a worker looks for the note that the partition's file is damaged."""
+    note = Path(f"{table.data.partition_path(partition)}.damaged")
+    note.mkdir(parents=True)
+    return note
+
+
+async def test_a_file_that_is_hindered_leaves_out_its_partition_only_and_is_tried_again(
+    rocks: Tables, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process may own others, of which all is well."""
+    monkeypatch.setattr(standbys, "_RETRY_SECONDS", 0.1)
+    for partition in BOTH:
+        rocks.append([(key, kept, 0) for key, kept in MANY.items()], partition)
+    app = make_app(rocks.servers, rocks.group, rocks.topic, rocks.directory / "standby", store="rocksdb://")
+    table = StateTable(app, "state", partitions=PARTITIONS)._table
+    unreadable = without_readable_note(table, 0)
+    following = standbys.Standbys({"bootstrap.servers": rocks.servers}, remembered_seconds=60)
+    following.follow([table], frozenset(BOTH))
+    try:
+        await until(lambda: followed(app, 1) == MANY)
+        assert following.partitions_followed == 1
+        await asyncio.to_thread(unreadable.rmdir)
+        await until(lambda: followed(app, 0) == MANY)
+        table.data._dbs[1] = Failing(table.data._dbs[1])
+        for partition in BOTH:
+            rocks.append([(b"new", value(9), 0)], partition)
+        for partition in BOTH:
+            await until(lambda number=partition: b"new" in followed(app, number))  # type: ignore[misc]
+        await until(lambda: (following.partitions_followed, following.records_behind) == (2, 0))
+        told = [message for message in caplog.messages if "not followed" in message]
+        assert told == [
+            f"{rocks.changelog}: partition 0 is not followed: [Errno 21] Is a directory: '{unreadable}'",
+            f"{rocks.changelog}: partition 1 is not followed: {Failing.SAID}",
+        ]
+    finally:
+        await following.stop()
+        await table.data.stop()
+
+
 async def test_a_bug_in_following_ends_the_process(rocks: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever may pass is waited out by name; the rest would harm an owner as well."""
     ended = asyncio.Event()
