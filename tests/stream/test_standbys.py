@@ -306,6 +306,9 @@ async def test_a_file_that_is_hindered_leaves_out_its_partition_only_and_is_trie
         table.data._dbs[1] = Failing(table.data._dbs[1])
         for partition in BOTH:
             rocks.append([(b"new", value(9), 0)], partition)
+        # Not read before it is told: the file is closed then, under whoever reads it.
+        await until(lambda: Failing.SAID in caplog.text)
+        await until(lambda: following.partitions_followed == 2)
         for partition in BOTH:
             await until(lambda number=partition: b"new" in followed(app, number))  # type: ignore[misc]
         await until(lambda: (following.partitions_followed, following.records_behind) == (2, 0))
