@@ -14,6 +14,7 @@ from grafana.source.panels import (
     ALERT_LEVELS,
     KIND_COLORS,
     ORANGE,
+    RANKED,
     RED,
     YELLOW,
     ZERO_IS_GOOD,
@@ -24,7 +25,7 @@ from grafana.source.panels import (
     table,
     wide,
 )
-from grafana.source.queries import IN_RANGE, credits_sum, now, over_time, table_of
+from grafana.source.queries import IN_RANGE, NO_COUNTRY, credits_sum, now, over_time, table_of
 
 UID = "msgmeter-fleet"
 
@@ -57,7 +58,7 @@ def _columns(of: str, values: Iterable[str]) -> str:
     return ",\n".join(f"        {sql} AS {name}" for name, sql in sums.items())
 
 
-def _used_by(name: str, sql: str, limit: int = 20) -> Any:
+def _used_by(name: str, sql: str, limit: int = RANKED) -> Any:
     return table_of(
         f"""
 SELECT {sql} AS {name}, {credits_sum()} AS credits
@@ -126,7 +127,7 @@ LIMIT 50
         ),
         ranking(
             "Credits by country",
-            f"Of the other party; ?? is no country. The 20 largest. {RANGE}",
+            f"Of the other party. {NO_COUNTRY} The {RANKED} largest. {RANGE}",
             [_used_by("country_name", "if(country = '', '??', toString(country))")],
         ),
         ranking(
@@ -219,12 +220,13 @@ LIMIT 100
 """
                 )
             ],
-            width=14,
+            width=16,
             columns={
                 "tenant": TENANT_LINK,
-                "plan": wide(200),
-                "period ends (UTC)": wide(140),
+                "plan": wide(240),
+                "period ends (UTC)": wide(155),
                 "used_percent": {
+                    "custom.width": 110,
                     "displayName": "used of limit",
                     "unit": "percent",
                     "decimals": 1,
@@ -241,7 +243,7 @@ LIMIT 100
             "Counted by the scheduler, in the open periods.",
             [over_time("max by (level) (msgmeter_tenants_over_level)", "{{level}} %")],
             unit="locale",
-            width=10,
+            width=8,
             decimals=0,
             colors={"80 %": YELLOW, "85 %": "#F2A93B", "90 %": ORANGE, "95 %": RED},
         ),

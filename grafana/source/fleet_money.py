@@ -5,6 +5,7 @@ from grafana.source.panels import (
     GREEN,
     ONE_IS_GOOD,
     ORANGE,
+    PER_SECOND,
     RED,
     YELLOW,
     lines,
@@ -33,7 +34,7 @@ TENANT_LINK = {
 }
 
 
-_TENANTS = {"tenant": TENANT_LINK, "plan": wide(200), "asked at": wide(160), "beyond grants": wide(110)}
+_TENANTS = {"tenant": TENANT_LINK, "plan": wide(240), "asked at": wide(170), "beyond grants": wide(130)}
 
 MONEY = Section(
     "Money and credits beyond grants",
@@ -61,6 +62,7 @@ LIMIT 200
 """
                 )
             ],
+            width=10,
         ),
         table(
             "Uncovered usage",
@@ -83,6 +85,7 @@ LIMIT 100
 """
                 )
             ],
+            width=14,
             columns=_TENANTS,
         ),
         stat(
@@ -114,7 +117,7 @@ FROM account_snapshots FINAL
             "The oldest of them",
             "For how long the oldest request to recharge has waited for its answer; 0: none waits.",
             [now("max(msgmeter_recharge_oldest_unanswered_seconds)")],
-            unit="s",
+            unit="dtdhms",
             steps=((None, GREEN), (900, YELLOW), (3600, RED)),
             width=6,
         ),
@@ -143,6 +146,7 @@ LIMIT 100
 """
                 )
             ],
+            width=14,
             columns=_TENANTS,
         ),
         lines(
@@ -154,6 +158,7 @@ LIMIT 100
                 )
             ],
             unit="locale",
+            width=10,
         ),
     ),
 )
@@ -171,8 +176,7 @@ REFUSED = Section(
                     "{{reason}}",
                 )
             ],
-            unit="cps",
-            stacked=True,
+            unit=PER_SECOND,
         ),
         ranking(
             "Refused in the time range",

@@ -10,13 +10,14 @@ from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
 from grafana.source import annotations
 from grafana.source.boards import PROMETHEUS_VARIABLE, RUNBOOKS, Section, board, runbook_names
 from grafana.source.on_call_money import MONEY
+from grafana.source.on_call_parts import WHICH
 from grafana.source.panels import (
+    ANSWERS,
     GREEN,
     ONE_IS_GOOD,
     ORANGE,
+    PER_SECOND,
     RED,
-    RESULT_COLORS,
-    UP,
     YELLOW,
     ZERO_IS_GOOD,
     lines,
@@ -69,8 +70,8 @@ sort_desc(max by (alertname, severity, alertstate, job, instance, runbook) (
                 )
             ],
             unit="string",
-            width=14,
-            height=8,
+            width=16,
+            height=9,
             transformations=[
                 DataTransformerConfig(
                     id_val="organize",
@@ -105,8 +106,8 @@ sort_desc(max by (alertname, severity, alertstate, job, instance, runbook) (
             "The Watchdog fires always. Where it does not, Prometheus evaluates no rules, and silence means nothing.",
             [now('max(ALERTS{alertname="MsgmeterWatchdog", alertstate="firing"}) or vector(0)')],
             steps=ONE_IS_GOOD,
-            mapped={"0": ("no", RED), "1": ("yes", GREEN)},
-            width=5,
+            mapped=ANSWERS,
+            width=4,
         ),
         stat(
             "Critical alerts",
@@ -117,7 +118,7 @@ sort_desc(max by (alertname, severity, alertstate, job, instance, runbook) (
                 )
             ],
             steps=ZERO_IS_GOOD,
-            width=5,
+            width=4,
         ),
         text(
             "Where to look next",
@@ -126,8 +127,8 @@ sort_desc(max by (alertname, severity, alertstate, job, instance, runbook) (
             " [Tenant usage](/d/msgmeter-tenant-usage)\n\n"
             "`msgmeter doctor` checks Kafka, ClickHouse, clocks and disk · `msgmeter refusals` says who sends what is"
             " refused · `msgmeter reconcile` says whether all agrees",
-            width=10,
-            height=4,
+            width=8,
+            height=5,
         ),
     ),
 )
@@ -172,130 +173,8 @@ _FRESHNESS = Section(
                 over_time("sum(rate(msgmeter_messages_accepted_total[$__rate_interval]))", "accepted"),
                 over_time("sum(rate(msgmeter_messages_refused_total[$__rate_interval]))", "refused"),
             ],
-            unit="cps",
+            unit=PER_SECOND,
             colors={"refused": RED},
-        ),
-    ),
-)
-
-_WHICH = Section(
-    "Which part is it",
-    (
-        stat(
-            "ClickHouse",
-            "Whether the last call got an answer, by who asked.",
-            [now("min by (job) (msgmeter_clickhouse_up)", "{{job}}")],
-            steps=ONE_IS_GOOD,
-            mapped=UP,
-            width=6,
-        ),
-        stat(
-            "Kafka",
-            "Whether the last call got an answer, by who asked.",
-            [now("min by (job) (msgmeter_kafka_up)", "{{job}}")],
-            steps=ONE_IS_GOOD,
-            mapped=UP,
-            width=6,
-        ),
-        stat(
-            "Processes that answer",
-            "By kind: how many Prometheus reaches.",
-            [now('sum by (job) (up{job=~"msgmeter-.*"})', "{{job}}")],
-            steps=ONE_IS_GOOD,
-            width=6,
-        ),
-        stat(
-            "Partitions not taken up",
-            "Of messages.raw: nobody counts what is in them.",
-            [now("clamp_min(max(msgmeter_partitions) - sum(msgmeter_partitions_owned), 0)")],
-            steps=ZERO_IS_GOOD,
-            width=6,
-        ),
-        table(
-            "Workers",
-            "One line each: how far behind, how long its oldest epoch waits, what it owns, how much memory it has, and"
-            " when it was started. A stuck worker owns partitions, reads nothing and is behind; a dead one is missing.",
-            [
-                now_as_table("max by (instance) (msgmeter_consumer_lag_seconds)"),
-                now_as_table("max by (instance) (msgmeter_epoch_open_seconds)"),
-                now_as_table("sum by (instance) (rate(msgmeter_messages_received_total[1m]))"),
-                now_as_table("max by (instance) (msgmeter_partitions_assigned)"),
-                now_as_table("max by (instance) (msgmeter_partitions_owned)"),
-                now_as_table(
-                    "time() - max by (instance) (msgmeter_epoch_last_success_timestamp_seconds > 0)"
-                ),
-                now_as_table('max by (instance) (process_resident_memory_bytes{job="msgmeter-worker"})'),
-                now_as_table(
-                    'time() - max by (instance) (process_start_time_seconds{job="msgmeter-worker"})'
-                ),
-            ],
-            width=24,
-            height=6,
-            transformations=[
-                DataTransformerConfig(id_val="joinByField", options={"byField": "instance", "mode": "outer"}),
-                DataTransformerConfig(
-                    id_val="organize",
-                    options={
-                        "excludeByName": {
-                            f"Time{each}": True for each in ("", *(f" {n}" for n in range(1, 9)))
-                        },
-                        "renameByName": {
-                            "Value #A": "behind",
-                            "Value #B": "open epoch",
-                            "Value #C": "records/s",
-                            "Value #D": "assigned",
-                            "Value #E": "taken up",
-                            "Value #F": "since last epoch",
-                            "Value #G": "memory",
-                            "Value #H": "up for",
-                        },
-                    },
-                ),
-            ],
-            columns={
-                "behind": {"unit": "s"},
-                "open epoch": {"unit": "s"},
-                "records/s": {"unit": "cps"},
-                "since last epoch": {"unit": "s"},
-                "memory": {"unit": "bytes"},
-                "up for": {"unit": "s"},
-            },
-        ),
-        lines(
-            "Refusals by reason",
-            "Records that cannot be billed. `msgmeter refusals` says which tenant, source and partition they come"
-            " from: one gateway mostly.",
-            [
-                over_time(
-                    "topk(6, sum by (reason) (rate(msgmeter_messages_refused_total[$__rate_interval])) > 0)",
-                    "{{reason}}",
-                )
-            ],
-            unit="cps",
-            stacked=True,
-            width=8,
-        ),
-        lines(
-            "Insert seconds, 99 %",
-            "By table. A slow ClickHouse shows here before the lag grows.",
-            [
-                over_time(
-                    "histogram_quantile(0.99,"
-                    " sum by (le, table) (rate(msgmeter_insert_seconds_bucket[$__rate_interval])))",
-                    "{{table}}",
-                )
-            ],
-            unit="s",
-            width=8,
-        ),
-        lines(
-            "Inserts by result",
-            "Retried: ClickHouse did not answer in time. Refused: it said no for good.",
-            [over_time("sum by (result) (rate(msgmeter_inserts_total[$__rate_interval]))", "{{result}}")],
-            unit="ops",
-            stacked=True,
-            width=8,
-            colors=RESULT_COLORS,
         ),
     ),
 )
@@ -307,7 +186,7 @@ def on_call() -> Any:
         UID,
         "On call",
         "What is burning: alerts with their runbooks, the error budget of freshness, and which part it is.",
-        (_BURNING, _FRESHNESS, _WHICH, MONEY),
+        (_BURNING, _FRESHNESS, WHICH, MONEY),
         variables=(PROMETHEUS_VARIABLE,),
         annotations=(annotations.FIRING,),
         starts="now-3h",

@@ -4,7 +4,7 @@ A section of the On call dashboard, read from Prometheus.
 """
 
 from grafana.source.boards import Section
-from grafana.source.panels import GREEN, ORANGE, RED, YELLOW, ZERO_IS_GOOD, lines, stat
+from grafana.source.panels import GREEN, ORANGE, PER_SECOND, RED, YELLOW, ZERO_IS_GOOD, lines, stat
 from grafana.source.queries import now, over_time
 
 MONEY = Section(
@@ -41,8 +41,8 @@ MONEY = Section(
             steps=ZERO_IS_GOOD,
         ),
         stat(
-            "Least free disk of the state",
-            "Of the worker that has least, in per cent.",
+            "Least free disk",
+            "Where the state is, of the worker that has least, in per cent.",
             [now("100 * min(msgmeter_state_disk_free_bytes / msgmeter_state_disk_size_bytes)")],
             unit="percent",
             steps=((None, RED), (10, ORANGE), (20, GREEN)),
@@ -84,7 +84,7 @@ MONEY = Section(
                 over_time("sum(rate(msgmeter_messages_late_total[$__rate_interval]))", "late"),
                 over_time("sum(rate(msgmeter_segments_differ_total[$__rate_interval]))", "segments differ"),
             ],
-            unit="cps",
+            unit=PER_SECOND,
             height=6,
         ),
     ),

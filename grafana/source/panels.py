@@ -70,6 +70,10 @@ ALERT_LEVELS: Steps = ((None, GREEN), (80, YELLOW), (85, "#F2A93B"), (90, ORANGE
 ZERO_IS_GOOD: Steps = ((None, GREEN), (1, RED))
 ONE_IS_GOOD: Steps = ((None, RED), (1, GREEN))
 UP = {"0": ("away", RED), "1": ("up", GREEN)}
+ANSWERS = {"0": ("no", RED), "1": ("yes", GREEN)}
+
+PER_SECOND = "count:/s"
+"""Grafana's own unit of counts, `cps`, is written c/s, which reads as credits."""
 
 KIND_COLORS = {"sms": "blue", "mms": "purple", "rcs": "green", "email": "orange"}
 TYPE_COLORS = {
@@ -82,6 +86,9 @@ TYPE_COLORS = {
 DIRECTION_COLORS = {"outbound": "blue", "inbound": "orange"}
 RESULT_COLORS = {"stored": GREEN, "retried": ORANGE, "refused": RED}
 """A name has the same colour wherever it is drawn."""
+
+RANKED = 12
+"""So many bars are whole in a ranking of the usual height."""
 
 
 def stat(
@@ -153,6 +160,7 @@ def lines(
     interval: str = "",
     least: float | None = 0,
     log_scale: bool = False,
+    nothing: str = "",
 ) -> Any:
     """Lines or bars over time; `steps` draws where a limit lies, `interval` is the shortest step."""
     panel = (
@@ -171,6 +179,8 @@ def lines(
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode("line"))
     if interval:
         panel.interval(interval)
+    if nothing:
+        panel.no_value(nothing)
     if least is not None and not log_scale:
         panel.min(least)
     if log_scale:
@@ -225,7 +235,7 @@ def ranking(
     """A horizontal bar per row (a name and a number) or, without `of_rows`, per series."""
     reduce = common.ReduceDataOptions().calcs(["lastNotNull"])
     if of_rows:
-        reduce = reduce.values(True).limit(20)
+        reduce = reduce.values(True).limit(RANKED)
     panel = (
         bargauge.Panel()
         .reduce_options(reduce)

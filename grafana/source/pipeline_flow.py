@@ -9,6 +9,7 @@ from grafana.source.boards import Section
 from grafana.source.panels import (
     GREEN,
     ONE_IS_GOOD,
+    PER_SECOND,
     RED,
     RESULT_COLORS,
     UP,
@@ -61,7 +62,7 @@ FLOW = Section(
                 over_time(rate("msgmeter_messages_refused_total"), "refused"),
                 over_time(rate("msgmeter_messages_refunded_total"), "refunded"),
             ],
-            unit="cps",
+            unit=PER_SECOND,
         ),
         lines(
             "Received by worker",
@@ -72,15 +73,14 @@ FLOW = Section(
                     "{{instance}}",
                 )
             ],
-            unit="cps",
+            unit=PER_SECOND,
             stacked=True,
         ),
         lines(
             "Refused by reason",
             "Records that cannot be billed; `msgmeter refusals` says who sends them.",
             [over_time(f"topk(6, {rate('msgmeter_messages_refused_total', 'reason')} > 0)", "{{reason}}")],
-            unit="cps",
-            stacked=True,
+            unit=PER_SECOND,
             width=8,
         ),
         lines(
@@ -92,7 +92,7 @@ FLOW = Section(
                 over_time(rate("msgmeter_messages_unrated_total", "reason"), "unrated: {{reason}}"),
                 over_time(rate("msgmeter_windows_recomputed_total"), "windows summed anew"),
             ],
-            unit="cps",
+            unit=PER_SECOND,
             width=8,
         ),
         lines(
@@ -105,7 +105,7 @@ FLOW = Section(
                 over_time(rate("msgmeter_messages_gone_unread_total"), "gone unread"),
                 over_time(rate("msgmeter_rows_unstorable_total"), "unstorable"),
             ],
-            unit="cps",
+            unit=PER_SECOND,
             width=8,
         ),
         lines(
@@ -119,7 +119,7 @@ FLOW = Section(
             "Commands by outcome",
             "Answers to signed commands: plans, purchases, reservations.",
             [over_time(rate("msgmeter_commands_total", "outcome"), "{{outcome}}")],
-            unit="cps",
+            unit=PER_SECOND,
             width=8,
         ),
         lines(

@@ -19,6 +19,7 @@ from grafana.source.panels import (
     lines,
     stat,
     table,
+    wide,
 )
 from grafana.source.pipeline_flow import EPOCHS, FLOW, LAG, LATENCY, quantiles, rate
 from grafana.source.queries import now, now_as_table, over_time
@@ -86,10 +87,11 @@ _STATE = Section(
         ),
         lines(
             "How far back identities reach",
-            "For so long every charged message is in memory; older ones are looked up. -1: since the beginning.",
-            [over_time("min by (instance) (msgmeter_identity_span_seconds)", "{{instance}}")],
-            unit="s",
-            least=-1,
+            "For so many days every charged message is in memory; older ones are looked up. Below 0: since the"
+            " beginning.",
+            [over_time("min by (instance) (msgmeter_identity_span_seconds) / 86400", "{{instance}}")],
+            unit="suffix:days",
+            least=None,
             width=8,
         ),
         lines(
@@ -132,12 +134,14 @@ _AGREES = Section(
             "Rows that differ",
             "What `msgmeter reconcile` found different between the log and what is stored, at its last run: must be 0.",
             [now("sum(msgmeter_reconcile_drift_rows)")],
+            width=3,
             steps=ZERO_IS_GOOD,
         ),
         stat(
             "Since the last run",
             "A promise is only as good as its last check.",
             [now("time() - max(msgmeter_reconcile_last_run_timestamp_seconds > 0)")],
+            width=3,
             unit="s",
             steps=((None, GREEN), (6 * 3600, YELLOW), (26 * 3600, RED)),
         ),
@@ -148,22 +152,26 @@ _AGREES = Section(
             unit="s",
             steps=((None, GREEN), (6 * 3600, YELLOW), (26 * 3600, RED)),
             nothing="never",
+            width=4,
         ),
         stat(
             "Last run took",
             "Seconds of the last run.",
             [now("max(msgmeter_reconcile_seconds)")],
             unit="s",
+            width=3,
         ),
         stat(
             "Records compared",
             "In the last run.",
             [now("max(msgmeter_reconcile_records_compared)")],
+            width=3,
         ),
         stat(
             "Runs in the time range",
             "By result: agrees, differs, incomplete (the log no longer reaches back), failed.",
             [now("round(sum by (result) (increase(msgmeter_reconcile_runs_total[$__range])))", "{{result}}")],
+            width=8,
         ),
         lines(
             "Drift by subject",
@@ -194,40 +202,54 @@ _AGREES = Section(
     ),
 )
 
+
+def _with_kind(expr: str) -> str:
+    """The same with a label `kind`: a job without msgmeter-, so that legends are short."""
+    return f'label_replace({expr}, "kind", "$1", "job", "msgmeter-(.*)")'
+
+
 _PROCESSES = Section(
     "Processes",
     (
         table(
             "What runs",
             "Every process that answers, with its version.",
-            [now_as_table("sum by (job, instance, process, version) (msgmeter_build_info)")],
+            [now_as_table("sum by (instance, process, version) (msgmeter_build_info)")],
             unit="string",
             width=8,
-            columns={"Time": {"custom.hidden": True}, "Value": {"custom.hidden": True}},
+            height=10,
+            columns={
+                "instance": wide(180),
+                "process": wide(110),
+                "Time": {"custom.hidden": True},
+                "Value": {"custom.hidden": True},
+            },
         ),
         lines(
             "CPU by process",
             "Seconds of CPU per second: a worker uses one core at most.",
             [
                 over_time(
-                    'rate(process_cpu_seconds_total{job=~"msgmeter-.*"}[$__rate_interval])',
-                    "{{job}} {{instance}}",
+                    _with_kind('rate(process_cpu_seconds_total{job=~"msgmeter-.*"}[$__rate_interval])'),
+                    "{{kind}} {{instance}}",
                 )
             ],
             unit="percentunit",
             width=8,
+            height=10,
         ),
         lines(
             "Open files",
             "By process.",
             [
-                over_time('process_open_fds{job=~"msgmeter-.*"}', "{{job}} {{instance}}"),
+                over_time(_with_kind('process_open_fds{job=~"msgmeter-.*"}'), "{{kind}} {{instance}}"),
             ],
             unit="locale",
             width=8,
+            height=10,
         ),
         stat(
-            "Processes of `msgmeter up`",
+            "Processes of msgmeter up",
             "Of the embedded stack, where it is used: whether each of its processes runs.",
             [now("min by (process) (msgmeter_stack_process_up)", "{{process}}")],
             steps=ONE_IS_GOOD,
@@ -237,15 +259,16 @@ _PROCESSES = Section(
             nothing="not used",
         ),
         lines(
-            "Memory and restarts of `msgmeter up`",
-            "Resident memory of its processes; restarts are counted as they happen.",
+            "Memory of msgmeter up",
+            "Resident memory of the processes of the embedded stack, where it is used.",
             [over_time("max by (process) (msgmeter_stack_process_resident_bytes)", "{{process}}")],
             unit="bytes",
             width=6,
             height=5,
+            nothing="not used",
         ),
         stat(
-            "Disk and restarts of `msgmeter up`",
+            "Disk and restarts of msgmeter up",
             "Free space where its data is, and how often processes were started again.",
             [
                 now("min(msgmeter_stack_disk_free_bytes)", "free"),

@@ -78,6 +78,9 @@ TYPE = (
 """As `msgmeter usage --group-by type` has it."""
 
 
+NO_COUNTRY = "?? stands where no country could be told: email, and numbers that no known prefix begins."
+
+
 def credits_sum(condition: str = "") -> str:
     """The sum of a row's credits, as a number with a fraction: exact up to nine thousand million credits."""
     column = "usage.credits_micros"

@@ -10,7 +10,7 @@ from grafana.source.panels import ALERT_LEVELS, gauge, stat, table, wide
 from grafana.source.queries import OF_TENANT, table_of
 from pipeline.core.account import FOREVER_AT
 
-_WIDTHS = {"plan": 190, "zone": 150, "first day": 95, "last day": 95}
+_WIDTHS = {"plan": 240, "zone": 150, "first day": 100, "last day": 100}
 _CHECKPOINT = "As of the last checkpoint, at most some seconds old."
 
 
@@ -61,7 +61,7 @@ ACCOUNT = Section(
 """.strip("\n")
                 )
             ],
-            width=8,
+            width=7,
             height=4,
         ),
         table(
@@ -80,7 +80,7 @@ ACCOUNT = Section(
                 )
             ],
             unit="string",
-            width=12,
+            width=13,
             height=4,
             columns={name: wide(width) for name, width in _WIDTHS.items()},
         ),
@@ -92,10 +92,12 @@ HELD = Section(
     (
         table(
             "Grants",
-            f"Blocks of credits that have not lapsed, with their own end in the tenant's zone. {_CHECKPOINT}",
+            f"Blocks of credits that have not lapsed, with their own end in the tenant's zone. An allowance is"
+            f" called by the first day of its period. {_CHECKPOINT}",
             [
                 table_of(
                     f"""
+WITH JSONExtractString(its, 'id') AS id, splitByChar(':', id) AS parts
 SELECT
     JSONExtractString(its, 'kind')                   AS kind,
     JSONExtractInt(its, 'amount') / 1000000          AS amount,
@@ -103,14 +105,16 @@ SELECT
     toString(toDate(fromUnixTimestamp64Milli(JSONExtractInt(its, 'starts_at'), '$zone')))  AS starts,
     if(JSONExtractInt(its, 'expires_at') >= {FOREVER_AT}, 'never',
         toString(toDate(fromUnixTimestamp64Milli(JSONExtractInt(its, 'expires_at'), '$zone')))) AS expires,
-    JSONExtractString(its, 'id')                     AS grant_id
+    if(parts[1] IN ('allowance', 'rollover') AND length(parts) = 2,
+        concat(parts[1], ' ', toString(toDate(fromUnixTimestamp64Milli(toInt64OrZero(parts[2]), '$zone')))),
+        id)                                          AS grant_name
 FROM account_snapshots AS account FINAL
 ARRAY JOIN JSONExtractArrayRaw(grants) AS its
 WHERE {OF_TENANT} AND NOT JSONExtractBool(its, 'is_expired')
 """
                 )
             ],
-            columns={"grant_id": wide(250, displayName="grant")},
+            columns={"grant_name": wide(250, displayName="grant")},
         ),
         table(
             "Shares of lists",

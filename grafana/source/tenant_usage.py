@@ -11,6 +11,7 @@ from grafana.source.boards import CLICKHOUSE_VARIABLE, Section, asked, board, ch
 from grafana.source.panels import (
     DIRECTION_COLORS,
     KIND_COLORS,
+    RANKED,
     TYPE_COLORS,
     bars_by_period,
     lines,
@@ -21,6 +22,7 @@ from grafana.source.queries import (
     FIRST_PERIOD,
     IN_RANGE,
     LAST_PERIOD,
+    NO_COUNTRY,
     OF_TENANT,
     TYPE,
     credits_sum,
@@ -101,7 +103,7 @@ WHERE {OF_TENANT}
   AND {whole_periods("usage_15m")}
 GROUP BY {name}
 ORDER BY credits DESC, {name}
-LIMIT 20
+LIMIT {RANKED}
 {_MERGE}
 """
     )
@@ -208,7 +210,7 @@ _BY_WHAT = Section(
     (
         ranking(
             "Credits by country",
-            f"Of the other party, by the longest prefix of its number; ?? is no country. The 20 largest. {_DAYS}",
+            f"Of the other party, by the longest prefix of its number. {NO_COUNTRY} The {RANKED} largest. {_DAYS}",
             [_windows_by("country_name", "if(country = '', '??', toString(country))")],
         ),
         ranking(
@@ -223,7 +225,7 @@ _BY_WHAT = Section(
         ),
         ranking(
             "Credits by category",
-            f"As the senders named them. The 20 largest. {_DAYS}",
+            f"As the senders named them. The {RANKED} largest. {_DAYS}",
             [_windows_by("category_name", "if(category = '', 'none', toString(category))")],
         ),
         table(

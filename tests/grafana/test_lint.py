@@ -24,7 +24,8 @@ UIDS = {
 }
 """What alert rules and links name."""
 UNITS = {
-    "bool_on_off", "bytes", "cps", "locale", "ops", "percent", "percentunit", "s", "short", "string",
+    "bool_on_off", "bytes", "count:/s", "dtdhms", "locale", "ops", "percent", "percentunit", "s", "short", "string",
+    "suffix:days",
 }  # fmt: skip
 """Ids of units that Grafana has; it shows others as they are spelled."""
 SOURCES = {"prometheus", "grafana-clickhouse-datasource"}

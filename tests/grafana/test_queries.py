@@ -3,6 +3,7 @@
 The traffic is that of the billing models, which has grants, lists, quotas, contacts, alerts, refunds and money in it.
 """
 
+import re
 import time
 import uuid
 from collections import Counter
@@ -15,6 +16,7 @@ import clickhouse_connect
 import pytest
 from clickhouse_connect.driver.client import Client
 
+from pipeline.cli.wording import grant_words
 from pipeline.clickhouse.facts import FACTS
 from pipeline.clickhouse.snapshots import ACCOUNTS, ALERTS, CONTACTS, ENTRIES, USAGE
 from pipeline.core.windows import bounds
@@ -270,6 +272,9 @@ def test_what_it_was_used_for_is_what_the_command_says(
     assert {next(iter(row.values())): round(row["credits"] * 1_000_000) for row in found} == expected
 
 
+_ALLOWANCE = re.compile(r"(allowance|rollover):\d+")
+"""Ids that the dashboard names by a date; it shows others as they are."""
+
 TENANTS = [
     "paws",
     "trattoria",
@@ -321,7 +326,7 @@ def test_what_it_holds_is_what_the_command_says(metered: Metered, client: Client
             float(grant["remaining"]),
             in_zone(grant["starts"], zone),
             in_zone(grant["expires"], zone),
-            grant["id"],
+            grant_words(grant["id"], zone) if _ALLOWANCE.fullmatch(grant["id"]) else grant["id"],
         )
         for grant in expected["grants"]
         if not grant["is_expired"]
@@ -457,6 +462,8 @@ def _value(name: str, figure: Figure) -> float | Mapping[str, float]:
 PROMQL_TARGETS = [target for target in targets() if target.expr]
 MAY_BE_EMPTY = {"Alerts", "Alerts that fire"}
 """Nothing fires here but the Watchdog, which they leave out; alerts are tested with the rules."""
+EMPTY_WHERE_ALL_IS_WELL = {"on-call: Processes that answer B"}
+"""`test_answering.py` asks it where something is missing."""
 
 
 @pytest.mark.parametrize("target", PROMQL_TARGETS, ids=str)
@@ -468,4 +475,7 @@ def test_every_promql_query_has_an_answer(prometheus: PrometheusServer, target: 
         found = prometheus.now(expr)
     else:
         found = prometheus.over_time(expr, ends_at - 60, ends_at, 1)
-    assert found or target.panel in MAY_BE_EMPTY
+    if str(target) in EMPTY_WHERE_ALL_IS_WELL:
+        assert not found
+    else:
+        assert found or target.panel in MAY_BE_EMPTY
