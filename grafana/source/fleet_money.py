@@ -14,7 +14,7 @@ from grafana.source.panels import (
     table,
     wide,
 )
-from grafana.source.queries import now, over_time, table_of
+from grafana.source.queries import REFUSED_BY_REASON, now, over_time, table_of
 from grafana.source.tenant_usage import UID as TENANT_UID
 
 UTC_PERIOD = "toDate(dateTrunc('$granularity', toDate({at}, 'UTC')))"
@@ -170,12 +170,7 @@ REFUSED = Section(
             "Refusals by reason",
             "Records that cannot be billed, per second; `msgmeter refusals` says who sends them. Refusals are in a"
             " topic and in no table, so these are a worker's counts: a replay counts again.",
-            [
-                over_time(
-                    "topk(6, sum by (reason) (rate(msgmeter_messages_refused_total[$__rate_interval])) > 0)",
-                    "{{reason}}",
-                )
-            ],
+            [over_time(REFUSED_BY_REASON, "{{reason}}")],
             unit=PER_SECOND,
         ),
         ranking(

@@ -19,7 +19,7 @@ from grafana.source.panels import (
     stat,
     table,
 )
-from grafana.source.queries import now, now_as_table, over_time
+from grafana.source.queries import REFUSED_BY_REASON, now, now_as_table, over_time
 
 
 def _answering(compared: str) -> str:
@@ -73,7 +73,7 @@ WHICH = Section(
             "Workers",
             "One line each: whether it answers Prometheus, how far behind it is, how long its oldest epoch waits,"
             " what it owns, how much memory it has, and when it was started. One that is dead or stands still does not"
-            " answer and has no other figures; one that answers, owns partitions and reads nothing while behind is stuck.",
+            " answer and has no other figures; one that answers, owns partitions and reads nothing when behind hangs.",
             [
                 now_as_table('max by (instance) (up{job="msgmeter-worker"})'),
                 now_as_table("max by (instance) (msgmeter_consumer_lag_seconds)"),
@@ -138,12 +138,7 @@ WHICH = Section(
             "Refusals by reason",
             "Records that cannot be billed. `msgmeter refusals` says which tenant, source and partition they come"
             " from: one gateway mostly.",
-            [
-                over_time(
-                    "topk(6, sum by (reason) (rate(msgmeter_messages_refused_total[$__rate_interval])) > 0)",
-                    "{{reason}}",
-                )
-            ],
+            [over_time(REFUSED_BY_REASON, "{{reason}}")],
             unit=PER_SECOND,
             width=8,
         ),

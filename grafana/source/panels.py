@@ -87,7 +87,7 @@ DIRECTION_COLORS = {"outbound": "blue", "inbound": "orange"}
 RESULT_COLORS = {"stored": GREEN, "retried": ORANGE, "refused": RED}
 """A name has the same colour wherever it is drawn."""
 
-RANKED = 12
+RANKED = 10
 """So many bars are whole in a ranking of the usual height."""
 
 

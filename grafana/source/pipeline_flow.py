@@ -18,7 +18,7 @@ from grafana.source.panels import (
     lines,
     stat,
 )
-from grafana.source.queries import buckets, now, over_time
+from grafana.source.queries import REFUSED_BY_REASON, buckets, now, over_time
 
 _RATE = "[$__rate_interval]"
 
@@ -79,7 +79,7 @@ FLOW = Section(
         lines(
             "Refused by reason",
             "Records that cannot be billed; `msgmeter refusals` says who sends them.",
-            [over_time(f"topk(6, {rate('msgmeter_messages_refused_total', 'reason')} > 0)", "{{reason}}")],
+            [over_time(REFUSED_BY_REASON, "{{reason}}")],
             unit=PER_SECOND,
             width=8,
         ),

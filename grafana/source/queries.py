@@ -156,3 +156,10 @@ def buckets(expr: str) -> Any:
 
 def _flat(expr: str) -> str:
     return " ".join(expr.split())
+
+
+REFUSED_BY_REASON = """
+sum by (reason) (rate(msgmeter_messages_refused_total[$__rate_interval]))
+and topk(6, sum by (reason) (increase(msgmeter_messages_refused_total[$__range] @ end())) > 0)
+"""
+"""Refusals per second of the six commonest reasons of the range: chosen per step, the legend would name all."""
