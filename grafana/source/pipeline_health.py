@@ -165,13 +165,13 @@ _AGREES = Section(
             "Records compared",
             "In the last run.",
             [now("max(msgmeter_reconcile_records_compared)")],
-            width=3,
+            width=4,
         ),
         stat(
             "Runs in the time range",
             "By result: agrees, differs, incomplete (the log no longer reaches back), failed.",
             [now("round(sum by (result) (increase(msgmeter_reconcile_runs_total[$__range])))", "{{result}}")],
-            width=8,
+            width=7,
         ),
         lines(
             "Drift by subject",
