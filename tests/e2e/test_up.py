@@ -15,7 +15,7 @@ from pipeline.embedded.owned import free_port
 from tests.e2e.metric_table import STACK, lint, scrape, wrong
 
 _FIGURES = re.compile(
-    r"messages (\d+) .*  credits (\d+)  alerts (\d+)  rows stored (\d+)  refused (\d+)  lag (\d+) "
+    r"messages (\d+) .*  credits (\d+)  alerts (\d+)  rows stored (\d+)  refused (\d+)  lag (?:\d+ |\?)"
 )
 
 
@@ -58,7 +58,7 @@ def _stored(directory, port):
 def test_figures_come_in_and_the_next_start_goes_on_with_what_is_there(tmp_path):
     code, output, errors = _run(tmp_path / "var", "--for", "12", "--rate", "300", "--tenants", "20")
     assert code == 0, errors
-    messages, credits_burned, _, stored, refused, _ = _figures(output)[-1]
+    messages, credits_burned, _, stored, refused = _figures(output)[-1]
     assert messages > 0
     assert credits_burned > 0
     assert stored > 0

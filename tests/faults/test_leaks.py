@@ -73,6 +73,8 @@ def test_nothing_leaks_from_refused_and_malformed_traffic_while_workers_die(make
         metrics.append(worker.metrics_text())
         worker.kill()
         worker.start()
+    # Until it listens to signals, SIGTERM ends it as any other process.
+    worker.await_ready()
     gateway.join()
     system.await_all_committed()
     metrics.append(worker.metrics_text())
