@@ -25,11 +25,18 @@ from grafana.source.panels import (
     table,
     wide,
 )
-from grafana.source.queries import IN_RANGE, NO_COUNTRY, credits_sum, now, over_time, table_of
+from grafana.source.queries import (
+    IN_RANGE,
+    MERGE,
+    NO_COUNTRY,
+    TOP_TENANTS,
+    credits_sum,
+    now,
+    over_time,
+    table_of,
+)
 
 UID = "msgmeter-fleet"
-
-_MERGE = "SETTINGS do_not_merge_across_partitions_select_final = 1"
 
 
 def _used_by_period(columns: str) -> Any:
@@ -48,7 +55,7 @@ FROM
     ORDER BY start WITH FILL FROM {first} TO {last} + INTERVAL 1 DAY STEP INTERVAL 1 $granularity
 )
 ORDER BY start
-{_MERGE}
+{MERGE}
 """
     )
 
@@ -67,7 +74,7 @@ WHERE {IN_RANGE}
 GROUP BY {name}
 ORDER BY credits DESC, {name}
 LIMIT {limit}
-{_MERGE}
+{MERGE}
 """
     )
 
@@ -88,7 +95,7 @@ SELECT
     uniqExact(usage.tenant) AS "tenants that used any"
 FROM usage_15m AS usage FINAL
 WHERE {IN_RANGE}
-{_MERGE}
+{MERGE}
 """
                 )
             ],
@@ -120,7 +127,7 @@ WHERE occurred_at >= $__fromTime AND occurred_at < $__toTime
 GROUP BY rate_version
 ORDER BY credits DESC, rate_version
 LIMIT 50
-{_MERGE}
+{MERGE}
 """
                 )
             ],
@@ -136,23 +143,7 @@ LIMIT 50
         table(
             "Top tenants",
             f"The 20 that used most credits. A name leads to its dashboard. {RANGE}",
-            [
-                table_of(
-                    f"""
-SELECT
-    tenant,
-    sum(usage.messages) AS messages,
-    sum(usage.segments) AS segments,
-    {credits_sum()} AS credits
-FROM usage_15m AS usage FINAL
-WHERE {IN_RANGE}
-GROUP BY tenant
-ORDER BY credits DESC, tenant
-LIMIT 20
-{_MERGE}
-"""
-                )
-            ],
+            [table_of(TOP_TENANTS)],
             columns={"tenant": TENANT_LINK},
         ),
     ),

@@ -87,6 +87,25 @@ def credits_sum(condition: str = "") -> str:
     return f"{f'sumIf({column}, {condition})' if condition else f'sum({column})'} / 1000000"
 
 
+MERGE = "SETTINGS do_not_merge_across_partitions_select_final = 1"
+"""Rows of one key are of one month, so `FINAL` need not compare months."""
+
+TOP_TENANTS = f"""
+SELECT
+    tenant,
+    sum(usage.messages) AS messages,
+    sum(usage.segments) AS segments,
+    {credits_sum()} AS credits
+FROM usage_15m AS usage FINAL
+WHERE {IN_RANGE}
+GROUP BY tenant
+ORDER BY credits DESC, tenant
+LIMIT 20
+{MERGE}
+"""
+"""The 20 tenants that used most credits in the time range."""
+
+
 class ClickHouseQuery(Dataquery):
     """A target of the ClickHouse data source."""
 

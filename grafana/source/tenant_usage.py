@@ -20,10 +20,11 @@ from grafana.source.panels import (
 )
 from grafana.source.queries import (
     FIRST_PERIOD,
-    IN_RANGE,
     LAST_PERIOD,
+    MERGE,
     NO_COUNTRY,
     OF_TENANT,
+    TOP_TENANTS,
     TYPE,
     credits_sum,
     name_of_period,
@@ -40,7 +41,6 @@ _DAYS = (
     "Days, weeks and months are those of the tenant's zone, by ClickHouse's zone rules, and whole: the first and the"
     " last are those that the time range touches, as in `msgmeter usage`."
 )
-_MERGE = "SETTINGS do_not_merge_across_partitions_select_final = 1"
 
 VARIABLES = (
     CLICKHOUSE_VARIABLE,
@@ -82,7 +82,7 @@ FROM
         WITH FILL FROM {FIRST_PERIOD} TO {LAST_PERIOD} + INTERVAL 1 DAY STEP INTERVAL 1 $granularity
 )
 ORDER BY start
-{_MERGE}
+{MERGE}
 """
 
 
@@ -104,7 +104,7 @@ WHERE {OF_TENANT}
 GROUP BY {name}
 ORDER BY credits DESC, {name}
 LIMIT {RANKED}
-{_MERGE}
+{MERGE}
 """
     )
 
@@ -123,7 +123,7 @@ WHERE {OF_TENANT}
 GROUP BY {name}
 ORDER BY credits DESC, {name}
 LIMIT 100
-{_MERGE}
+{MERGE}
 """
     )
 
@@ -174,7 +174,7 @@ WHERE {OF_TENANT}
   AND {whole_periods("usage_15m")}
 GROUP BY period
 ORDER BY period DESC
-{_MERGE}
+{MERGE}
 """
                 )
             ],
@@ -191,7 +191,7 @@ FROM usage_15m AS usage FINAL
 WHERE {OF_TENANT} AND $__timeFilter(window_start)
 GROUP BY time, kind
 ORDER BY time, kind
-{_MERGE}
+{MERGE}
 """
                 )
             ],
@@ -251,23 +251,7 @@ _OTHERS = Section(
             "Top tenants",
             "The 20 that used most credits in the time range, as far as the reader's ClickHouse user may see them: a"
             " tenant's own user sees itself alone. A name leads to its dashboard.",
-            [
-                table_of(
-                    f"""
-SELECT
-    tenant,
-    sum(usage.messages) AS messages,
-    sum(usage.segments) AS segments,
-    {credits_sum()} AS credits
-FROM usage_15m AS usage FINAL
-WHERE {IN_RANGE}
-GROUP BY tenant
-ORDER BY credits DESC, tenant
-LIMIT 20
-{_MERGE}
-"""
-                )
-            ],
+            [table_of(TOP_TENANTS)],
             width=24,
             columns={
                 "tenant": {
